@@ -1,0 +1,1 @@
+"""Numbers and training: palettes, plans and clustering-aware training. Knows Keras, knows no file format."""

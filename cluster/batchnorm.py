@@ -1,0 +1,62 @@
+"""BatchNorm statistics measured anew: what clustering moves most, and what is cheapest to put right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+
+# attributes by which Keras' noise layers say how much they disturb: at 0 they pass their input on
+NOISE_ATTRIBUTES = ("rate", "stddev")
+
+
+def recalibrate_batchnorm(model: Any, batches: Iterable[Any]) -> int:
+    """Set every BatchNormalization layer's moving mean and variance to their means over `batches`.
+
+    batches: model inputs, each at least 32 examples for a variance worth having; labels are not needed.
+    Weights and everything else stay as they are; noise layers are silent meanwhile. Returns the number of layers.
+    """
+    layers = [
+        layer for layer in _layers(model) if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    trained = [layer for layer in layers if layer.trainable]
+    if not trained:
+        return 0
+    with _silent_noise(model), _restored([(layer, "momentum") for layer in trained]):
+        for seen, batch in enumerate(batches):
+            for layer in trained:
+                # the running mean over batches: new = old·n/(n+1) + batch/(n+1)
+                layer.momentum = seen / (seen + 1)
+            model(batch, training=True)
+    return len(trained)
+
+
+def _layers(model: Any) -> list[Any]:
+    """All layers at any depth (`layers` is public on models only, and one level deep)."""
+    return list(model._flatten_layers())
+
+
+@contextmanager
+def _silent_noise(model: Any) -> Iterator[None]:
+    noisy = [
+        (layer, attribute)
+        for layer in _layers(model)
+        for attribute in NOISE_ATTRIBUTES
+        if isinstance(getattr(layer, attribute, None), float)
+    ]
+    with _restored(noisy):
+        for layer, attribute in noisy:
+            setattr(layer, attribute, 0.0)
+        yield
+
+
+@contextmanager
+def _restored(attributes: list[tuple[Any, str]]) -> Iterator[None]:
+    before = [(owner, name, getattr(owner, name)) for owner, name in attributes]
+    try:
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)

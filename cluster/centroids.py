@@ -1,0 +1,93 @@
+"""Where the shared values start: pure functions from a weight to K centroids."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .nearest import midpoints
+
+LLOYD_ITERATIONS = 300
+
+
+class Initialization(Enum):
+    """How the first centroids are placed."""
+
+    KMEANS = "kmeans"
+    LINEAR = "linear"
+
+
+def linear(weight: NDArray[np.float32], clusters: int) -> NDArray[np.float32]:
+    """K values evenly spaced from the smallest to the largest weight, both included."""
+    return np.linspace(weight.min(), weight.max(), clusters).astype(np.float32)
+
+
+def kmeans(weight: NDArray[np.float32], clusters: int) -> NDArray[np.float32]:
+    """K centroids by Lloyd's algorithm in one dimension (Lloyd 1982), ascending, deterministic.
+
+    Seeded at evenly spaced quantiles and at evenly spaced values; the start with the smaller squared error wins.
+    On a sorted weight a cluster is an interval, so an iteration costs O(K log N) through prefix sums.
+    Raises nothing for fewer distinct values than clusters: the spare centroids lie between the values.
+    """
+    ordered = np.sort(weight.reshape(-1).astype(np.float64))
+    sums = np.concatenate([[0.0], np.cumsum(ordered)])
+    quantiles = np.quantile(ordered, (np.arange(clusters) + 0.5) / clusters)
+    starts = (quantiles, np.linspace(ordered[0], ordered[-1], clusters))
+    results = [_lloyd(ordered, sums, start) for start in starts]
+    best = min(results, key=lambda centroids: squared_error(ordered, centroids))
+    return best.astype(np.float32)
+
+
+def squared_error(weight: NDArray[np.floating], centroids: NDArray[np.floating]) -> float:
+    """Sum of squared distances to the nearest centroid."""
+    ascending = np.sort(centroids)
+    values = ascending[np.searchsorted(midpoints(ascending), weight.reshape(-1), side="left")]
+    return float(np.square(weight.reshape(-1) - values, dtype=np.float64).sum())
+
+
+def _lloyd(
+    ordered: NDArray[np.float64], sums: NDArray[np.float64], start: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    centroids = _spread(ordered, start)
+    for _ in range(LLOYD_ITERATIONS):
+        edges = np.searchsorted(ordered, midpoints(centroids), side="right")
+        edges = np.concatenate([[0], edges, [len(ordered)]])
+        sizes = np.diff(edges)
+        means = np.diff(sums[edges]) / np.maximum(sizes, 1)
+        # an empty cluster moves to the member farthest from its centroid: K asked is K given
+        updated = np.sort(np.where(sizes > 0, means, np.nan))
+        empty = int(np.isnan(updated).sum())
+        if empty:
+            updated = _refill(ordered, updated[: len(updated) - empty], empty)
+        if np.array_equal(updated, centroids):
+            break
+        centroids = updated
+    return centroids
+
+
+def _spread(ordered: NDArray[np.float64], start: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The start without repeated values: repeats are refilled where the error is largest."""
+    distinct = np.unique(start)
+    return _refill(ordered, distinct, len(start) - len(distinct))
+
+
+def _refill(
+    ordered: NDArray[np.float64], centroids: NDArray[np.float64], missing: int
+) -> NDArray[np.float64]:
+    for _ in range(missing):
+        position = np.searchsorted(midpoints(centroids), ordered, side="left")
+        distance = np.abs(ordered - centroids[position])
+        farthest = ordered[int(np.argmax(distance))]
+        if farthest in centroids:  # fewer distinct values than clusters: any spare value will do
+            farthest = centroids[-1] + max(1.0, abs(centroids[-1])) * 2.0**-20
+        centroids = np.sort(np.append(centroids, farthest))
+    return centroids
+
+
+def initialize(
+    weight: NDArray[np.float32], clusters: int, how: Initialization
+) -> NDArray[np.float32]:
+    """`clusters` start values for a weight of any shape."""
+    return {Initialization.KMEANS: kmeans, Initialization.LINEAR: linear}[how](weight, clusters)

@@ -1,0 +1,60 @@
+"""From a Keras model to one whose weights share values, and back to a plain Keras model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import ModelError
+from .backend import require_tensorflow_backend
+from .centroids import initialize
+from .nearest import nearest_reference
+from .optimizer import ClusteringOptimizer
+from .plan import ClusterPlan
+
+
+def cluster_weights(model: Any, plan: ClusterPlan, refresh: bool = True) -> Any:
+    """Give every planned weight its shared values, in place, and return the model.
+
+    A compiled model goes on training under a ClusteringOptimizer around a fresh copy of its optimizer, so that
+    `fit` keeps the values shared; compile first for clustering-aware training. An uncompiled model is only clustered.
+    A planned weight that does not train (a frozen layer's) is clustered once and stays.
+    """
+    require_tensorflow_backend()
+    compiled = bool(getattr(model, "compiled", False))
+    trained = {id(variable) for variable in model.trainable_variables} if compiled else set()
+    for planned in plan.clustered:
+        variable = planned.weight.variable
+        if id(variable) not in trained:
+            values = variable.numpy()
+            centroids = initialize(values, planned.clusters, planned.initialization)
+            variable.assign(centroids[nearest_reference(values, centroids)])
+    if compiled:
+        inner = type(model.optimizer).from_config(model.optimizer.get_config())
+        optimizer = ClusteringOptimizer(inner, plan, refresh=refresh)
+        optimizer.build(model.trainable_variables)
+        _recompile(model, optimizer)
+    return model
+
+
+def strip_clustering(model: Any) -> Any:
+    """The same model as plain Keras: its weights keep their shared values, its optimizer is the user's own again.
+
+    It saves, loads and predicts with no edgepalette installed.
+    Raises ModelError for a model that was not clustered by `cluster_weights` or a ClusteringOptimizer.
+    """
+    optimizer = getattr(model, "optimizer", None)
+    if not isinstance(optimizer, ClusteringOptimizer):
+        raise ModelError(
+            "strip_clustering needs a model trained under a ClusteringOptimizer, "
+            f"got one whose optimizer is {type(optimizer).__name__}; call cluster_weights(model, plan) first"
+        )
+    _recompile(model, optimizer.plain_optimizer())
+    return model
+
+
+def _recompile(model: Any, optimizer: Any) -> None:
+    """Compile again with another optimizer and everything else as it was.
+
+    Keras keeps what `compile` was given in `_compile_config`, the objects themselves; the public form is serialized.
+    """
+    model.compile(**{**model._compile_config.config, "optimizer": optimizer})

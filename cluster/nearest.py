@@ -1,0 +1,70 @@
+"""Nearest centroid over sorted midpoints: O(N log K) time, O(N) memory.
+
+`nearest_reference` is the plain definition and the oracle of the fast form.
+Never sort the stored centroids: both forms map back through argsort, so optimizer slots stay with their centroid.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .palette import index_width
+
+
+def midpoints(ascending: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Borders between neighbouring centroids, (K-1,), in the centroids' own precision."""
+    half = np.asarray(0.5, ascending.dtype)
+    return np.asarray(ascending[:-1] * half + ascending[1:] * half)
+
+
+def nearest_reference(
+    weight: NDArray[np.float32], centroids: NDArray[np.float32]
+) -> NDArray[np.int32]:
+    """Index of the nearest centroid per element; a weight on a border takes the smaller centroid."""
+    order = np.argsort(centroids, kind="stable")
+    position = np.searchsorted(midpoints(centroids[order]), weight, side="left")
+    return np.asarray(order[position], dtype=np.int32)
+
+
+def nearest(weight: Any, centroids: Any) -> tuple[Any, Any]:
+    """(indices int32, clustered weight), both in the weight's shape; TensorFlow tensors.
+
+    An unrolled binary search compiled by XLA: log2 K gathers give index and value together.
+    """
+    import tensorflow as tf
+
+    weight, centroids = tf.convert_to_tensor(weight), tf.convert_to_tensor(centroids)
+    search = _search(index_width(int(centroids.shape[0])), tuple(weight.shape))
+    return cast(tuple[Any, Any], search(weight, centroids))
+
+
+@cache
+def _search(bits: int, shape: tuple[int, ...]) -> Any:
+    """The compiled search for palettes of `bits` bits and weights of one shape (TF warns of one that retraces)."""
+    import tensorflow as tf
+
+    @tf.function(jit_compile=True)  # type: ignore[untyped-decorator] # TF has no stubs
+    def search(weight: Any, centroids: Any) -> tuple[Any, Any]:
+        flat = tf.reshape(weight, (-1,))
+        order = tf.argsort(centroids, stable=True)
+        ascending = tf.gather(centroids, order)
+        half = tf.constant(0.5, ascending.dtype)
+        borders = ascending[:-1] * half + ascending[1:] * half
+        # +inf beyond the last border: the search walks a full tree of 2^bits leaves for any K
+        padding = tf.fill((2**bits - 1 - (centroids.shape[0] - 1),), ascending.dtype.max)
+        borders = tf.concat([borders, padding], 0)
+        position = tf.zeros_like(flat, tf.int32)
+        for level in reversed(range(bits)):
+            step = 1 << level
+            border = tf.gather(borders, position + (step - 1))
+            position += tf.where(flat > border, step, 0)
+        position = tf.minimum(position, centroids.shape[0] - 1)
+        indices = tf.gather(order, position)
+        values = tf.gather(ascending, position)
+        return tf.reshape(indices, shape), tf.reshape(values, shape)
+
+    return search

@@ -1,0 +1,1 @@
+"""Formats: palette TFLite and ONNX, and the loader. Knows no target."""
