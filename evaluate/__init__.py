@@ -1,0 +1,1 @@
+"""Targets: run a file where it will run, and measure. Never changes a model."""

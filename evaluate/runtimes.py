@@ -1,0 +1,223 @@
+"""The runtimes behind one seam: open a file, run float inputs through it, get float outputs and raw bytes.
+
+Imported in a child process only (`child.py`): native code, and TensorFlow's own libraries clash with theirs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import TargetError
+from ..export.loader import runnable
+
+TFLITE_MODULES = {"tflite-runtime": "tflite_runtime", "ai-edge-litert": "ai_edge_litert"}
+# what a compute-only interpreter may take beside its arena; the wheel's own guess is too small for DECODE
+ARENA_FACTOR = 64
+ARENA_LEAST = 1 << 20
+
+
+class Runtime(Protocol):
+    """An opened model."""
+
+    version: str
+
+    def set_input(self, example: NDArray[np.float32]) -> None:
+        """Give one example (without batch)."""
+
+    def invoke(self) -> None:
+        """Run it."""
+
+    def output(self) -> NDArray[Any]:
+        """The output as the runtime holds it."""
+
+    def to_float(self, raw: NDArray[Any]) -> NDArray[np.float32]:
+        """Outputs as real numbers."""
+
+    def ram_bytes(self) -> int | None:
+        """Arena the model took, where the runtime knows."""
+
+
+def installed_tflite() -> str | None:
+    """The first TFLite runtime that is installed."""
+    for package, module in TFLITE_MODULES.items():
+        if importlib.util.find_spec(module) is not None:
+            return package
+    return None
+
+
+class _Quantized:
+    """Scale and zero point of one end of a model; identity for float."""
+
+    def __init__(self, dtype: Any, scale: float, zero_point: int) -> None:
+        self.dtype = np.dtype(dtype)
+        self.scale, self.zero_point = scale, zero_point
+
+    @property
+    def is_float(self) -> bool:
+        return self.dtype.kind == "f" or self.scale == 0
+
+    def quantize(self, values: NDArray[np.float32]) -> NDArray[Any]:
+        if self.is_float:
+            return values.astype(self.dtype)
+        limits = np.iinfo(self.dtype)
+        steps = np.round(values / np.float32(self.scale)) + self.zero_point
+        return np.asarray(np.clip(steps, limits.min, limits.max).astype(self.dtype))
+
+    def dequantize(self, raw: NDArray[Any]) -> NDArray[np.float32]:
+        if self.is_float:
+            return raw.astype(np.float32)
+        steps = raw.astype(np.float32) - np.float32(self.zero_point)
+        return np.asarray(steps * np.float32(self.scale))
+
+
+class TfliteRuntime:
+    """tflite-runtime or ai-edge-litert: the file is expanded by the loader, as on a device.
+
+    resolver: a name of OpResolverType; AUTO is what users get, BUILTIN_REF the reference kernels.
+    """
+
+    def __init__(
+        self, path: Path, threads: int, package: str | None = None, resolver: str = "AUTO"
+    ) -> None:
+        package = package or installed_tflite()
+        if package is None:
+            raise TargetError(
+                "host-tflite needs a TFLite runtime, got none; install tflite-runtime or ai-edge-litert"
+            )
+        module = importlib.import_module(f"{TFLITE_MODULES[package]}.interpreter")
+        self.version = f"{package} {importlib.metadata.version(package)}"
+        self.interpreter = module.Interpreter(
+            model_content=runnable(path.read_bytes()),
+            num_threads=threads,
+            experimental_op_resolver_type=getattr(module.OpResolverType, resolver),
+        )
+        self.interpreter.allocate_tensors()
+        entry, exit_ = (
+            self.interpreter.get_input_details()[0],
+            self.interpreter.get_output_details()[0],
+        )
+        self._input, self._output = entry["index"], exit_["index"]
+        self._entry = _Quantized(entry["dtype"], *entry["quantization"])
+        self._exit = _Quantized(exit_["dtype"], *exit_["quantization"])
+
+    def set_input(self, example: NDArray[np.float32]) -> None:
+        self.interpreter.set_tensor(self._input, self._entry.quantize(example[None]))
+
+    def invoke(self) -> None:
+        self.interpreter.invoke()
+
+    def output(self) -> NDArray[Any]:
+        return np.array(self.interpreter.get_tensor(self._output)[0])
+
+    def to_float(self, raw: NDArray[Any]) -> NDArray[np.float32]:
+        return self._exit.dequantize(raw)
+
+    def ram_bytes(self) -> int | None:
+        return None
+
+
+class OnnxRuntime:
+    """ONNX Runtime on the CPU."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(3)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        self.version = f"onnxruntime {onnxruntime.__version__}"
+        self.session = onnxruntime.InferenceSession(
+            path.read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
+        self._name = self.session.get_inputs()[0].name
+        self._fed: dict[str, Any] = {}
+        self._result: Any = None
+
+    def set_input(self, example: NDArray[np.float32]) -> None:
+        self._fed = {self._name: np.ascontiguousarray(example[None], np.float32)}
+
+    def invoke(self) -> None:
+        self._result = self.session.run(None, self._fed)[0]
+
+    def output(self) -> NDArray[Any]:
+        return np.array(self._result[0])
+
+    def to_float(self, raw: NDArray[Any]) -> NDArray[np.float32]:
+        return raw.astype(np.float32)
+
+    def ram_bytes(self) -> int | None:
+        return None
+
+
+class TflmRuntime:
+    """TensorFlow Lite Micro's interpreter of the tflite-micro wheel: a palette file runs in place."""
+
+    def __init__(self, path: Path, threads: int) -> None:
+        del threads  # one core, as on the device
+        from tflite_micro.python.tflite_micro import runtime
+
+        self.version = f"tflite-micro {importlib.metadata.version('tflite-micro')}"
+        data = path.read_bytes()
+        self.interpreter = runtime.Interpreter.from_bytes(
+            data, arena_size=max(ARENA_LEAST, ARENA_FACTOR * len(data))
+        )
+        self._entry = self._end(self.interpreter.get_input_details(0))
+        self._exit = self._end(self.interpreter.get_output_details(0))
+
+    def set_input(self, example: NDArray[np.float32]) -> None:
+        self.interpreter.set_input(self._entry.quantize(example[None]), 0)
+
+    def invoke(self) -> None:
+        self.interpreter.invoke()
+
+    def output(self) -> NDArray[Any]:
+        return np.array(self.interpreter.get_output(0)[0])
+
+    def to_float(self, raw: NDArray[Any]) -> NDArray[np.float32]:
+        return self._exit.dequantize(raw)
+
+    def ram_bytes(self) -> int | None:
+        """The arena as the interpreter prints it, on standard error."""
+        printed = _standard_error_of(self.interpreter.print_allocations)
+        found = re.search(r"Arena allocation total (\d+) bytes", printed)
+        return int(found[1]) if found else None
+
+    @staticmethod
+    def _end(details: dict[str, Any]) -> _Quantized:
+        parameters = details["quantization_parameters"]
+        scales, zeros = parameters["scales"], parameters["zero_points"]
+        scale = float(scales[0]) if len(scales) else 0.0
+        return _Quantized(details["dtype"], scale, int(zeros[0]) if len(zeros) else 0)
+
+
+def _standard_error_of(function: Callable[[], Any]) -> str:
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as capture:
+        os.dup2(capture.fileno(), 2)
+        try:
+            function()
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+        capture.seek(0)
+        return capture.read().decode(errors="replace")
+
+
+RUNTIMES: dict[str, Callable[..., Runtime]] = {
+    "tflite": TfliteRuntime,
+    "onnx": OnnxRuntime,
+    "tflm": TflmRuntime,
+}

@@ -1,0 +1,184 @@
+"""Targets: what a model can be measured on, and how one is measured there."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RecipeError
+from .child import Outcome, Request, run_file
+from .measurement import Measurement
+from .metric import agreement, get_metric
+
+# TFLM's reference kernels take milliseconds where the host takes microseconds
+TFLM_SAMPLES = 200
+
+
+@dataclass(frozen=True)
+class Target:
+    """A place to run files of one format.
+
+    runtime: of runtimes.RUNTIMES. modules: any one of them must be installed. samples: test examples run; None = all.
+    measures_latency: whether times mean anything there.
+    """
+
+    name: str
+    format: str
+    runtime: str
+    modules: tuple[str, ...]
+    samples: int | None
+    measures_latency: bool
+    origin: str
+    description: str
+    install: str
+
+    def missing(self) -> str | None:
+        """What to install, or None if the target can be measured on."""
+        if any(importlib.util.find_spec(module) for module in self.modules):
+            return None
+        return self.install
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target(
+            "host-tflite",
+            "tflite",
+            "tflite",
+            ("tflite_runtime", "ai_edge_litert"),
+            None,
+            True,
+            "measured on this host",
+            "this CPU, tflite-runtime or ai-edge-litert; palettes expanded in memory by the loader",
+            "pip install tflite-runtime (Python 3.11) or ai-edge-litert",
+        ),
+        Target(
+            "host-onnx",
+            "onnx",
+            "onnx",
+            ("onnxruntime",),
+            None,
+            True,
+            "measured on this host",
+            "this CPU, ONNX Runtime",
+            "pip install onnxruntime",
+        ),
+        Target(
+            "tflm",
+            "tflite",
+            "tflm",
+            ("tflite_micro",),
+            TFLM_SAMPLES,
+            False,
+            "run on this host; arena of an x86-64 build",
+            "TensorFlow Lite Micro's interpreter on this host; the palette file runs in place",
+            "pip install tflite-micro (Linux x86-64 only)",
+        ),
+    )
+}
+
+
+def get_target(name: str) -> Target:
+    """A target by name. Raises RecipeError for an unknown one."""
+    if name not in TARGETS:
+        raise RecipeError(f"a target must be one of {', '.join(TARGETS)}, got {name!r}")
+    return TARGETS[name]
+
+
+@dataclass(frozen=True, eq=False)
+class TestSet:
+    """What models are measured on: inputs as a .npy file (shared with child processes), labels, float outputs."""
+
+    __test__ = False  # not a test for pytest to collect
+
+    inputs: Path
+    labels: NDArray[np.generic]
+    float_outputs: NDArray[np.float32]
+    classifies: bool
+    metric: str
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How latency is measured."""
+
+    threads: int = 1
+    latency_runs: int = 50
+
+
+def measure(
+    target: Target, run: str, clusters: int, files: dict[str, Path], tests: TestSet, effort: Effort
+) -> list[Measurement]:
+    """One row per file: its quality on the target's sample, its size, its latency, its agreement.
+
+    files: model name → path, the dense file first: the others' output bytes are compared with its.
+    Raises TargetError if the runtime refuses or crashes.
+    """
+    samples = (
+        len(tests.labels) if target.samples is None else min(target.samples, len(tests.labels))
+    )
+    rows: list[Measurement] = []
+    reference: Outcome | None = None
+    for model, path in files.items():
+        outcome = run_file(
+            Request(
+                target.runtime,
+                str(path),
+                str(tests.inputs),
+                samples,
+                effort.threads,
+                effort.latency_runs if target.measures_latency else 0,
+            )
+        )
+        reference = reference or outcome
+        rows.append(
+            Measurement(
+                run=run,
+                model=model,
+                clusters=clusters,
+                target=target.name,
+                origin=target.origin,
+                metric=tests.metric,
+                value=get_metric(tests.metric)(tests.labels[:samples], outcome.outputs),
+                agreement=agreement(
+                    outcome.outputs, tests.float_outputs[:samples], tests.classifies
+                ),
+                mismatched_bytes=_mismatched(outcome, reference),
+                file_bytes=path.stat().st_size,
+                flash_bytes=None,
+                ram_bytes=outcome.ram_bytes,
+                latency_ms_median=_percentile(outcome.times_ms, 50),
+                latency_ms_p95=_percentile(outcome.times_ms, 95),
+                instructions=None,
+                cycles_model=None,
+                samples=samples,
+                notes=_notes(target, outcome, effort),
+            )
+        )
+    return rows
+
+
+def _mismatched(outcome: Outcome, reference: Outcome) -> int | None:
+    """Output bytes that differ; None for float outputs, whose last bits may."""
+    if outcome.raw.dtype.kind == "f":
+        return None
+    ours, theirs = (np.ascontiguousarray(part.raw).view(np.uint8) for part in (outcome, reference))
+    return int((ours != theirs).sum())
+
+
+def _percentile(times: NDArray[np.float64], percent: float) -> float | None:
+    return round(float(np.percentile(times, percent)), 4) if len(times) else None
+
+
+def _notes(target: Target, outcome: Outcome, effort: Effort) -> str:
+    parts = [outcome.version, platform.machine()]
+    if target.measures_latency:
+        threads = "1 thread" if effort.threads == 1 else f"{effort.threads} threads"
+        parts += [threads, f"{effort.latency_runs} runs after warm-up"]
+    return ", ".join(parts)

@@ -1,0 +1,261 @@
+"""Palette ONNX: standard operators only, packed codes → unpack → Gather(table) → Mul(gain).
+
+ONNX Runtime folds the whole chain into one constant when it loads the file: small file, dense speed.
+A code of b bits is stored as pieces of 4, 2 and 1 bits (5 = 4 + 1), because whole pieces fill bytes: a piece is
+unpacked by BitShift and Mod, which exist for uint8 since opset 13, so older runtimes read the file as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from ..cluster.palette import Palette
+from ..errors import ExportError
+from .convert import quiet
+from .gains import GainMatch, match_gains
+from .requantize import ClusteredWeight
+
+OPSET = 15
+PIECES = (4, 2, 1)
+
+
+@dataclass(frozen=True)
+class InitializerReport:
+    """What became of one weight of the ONNX file: `encoding` is palette or dense, `reason` why if dense."""
+
+    name: str
+    shape: tuple[int, ...]
+    values: int
+    bits: int
+    encoding: str
+    dense_bytes: int
+    stored_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class OnnxFiles:
+    """The same model dense and with palettes, and what each weight became."""
+
+    dense: bytes
+    palette: bytes
+    initializers: tuple[InitializerReport, ...]
+
+
+def export_onnx(model: Any, weights: Sequence[ClusteredWeight]) -> OnnxFiles:
+    """A Keras model as float ONNX, dense and with its clustered weights as palettes; the batch stays free.
+
+    Raises ExportError for a model tf2onnx cannot convert.
+    """
+    dense = _convert(model)
+    palette = onnx.ModelProto()
+    palette.CopyFrom(dense)
+    reports = _insert_palettes(palette, weights)
+    onnx.checker.check_model(palette)
+    return OnnxFiles(_bytes(dense), _bytes(palette), tuple(reports))
+
+
+def pack_piece(codes: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    """Codes below 2^width in bytes, first code in the highest bits: shape (bytes, 1)."""
+    per_byte = 8 // width
+    padded = np.pad(codes.reshape(-1), (0, -codes.size % per_byte)).reshape(-1, per_byte)
+    shifts = _shifts(width)
+    return np.bitwise_or.reduce(padded << shifts, axis=1, keepdims=True).astype(np.uint8)
+
+
+def unpack_piece(packed: NDArray[np.uint8], width: int, count: int) -> NDArray[np.uint8]:
+    """What the file's nodes compute: the oracle of `pack_piece`."""
+    return np.asarray((packed >> _shifts(width)) % (1 << width)).reshape(-1)[:count]
+
+
+def pieces_of(bits: int) -> Iterator[tuple[int, int]]:
+    """(width, offset) of the pieces that make up a code of `bits` bits; 8 is one whole byte."""
+    offset = bits
+    for width in (8, *PIECES):
+        if width <= offset:
+            offset -= width
+            yield width, offset
+
+
+def _shifts(width: int) -> NDArray[np.uint8]:
+    return np.arange(8 - width, -1, -width).astype(np.uint8)
+
+
+def _convert(model: Any) -> onnx.ModelProto:
+    import tensorflow as tf
+    import tf2onnx
+
+    signature = [
+        tf.TensorSpec(tuple(spec.shape), spec.dtype, name=f"input_{number}" if number else "input")
+        for number, spec in enumerate(model.inputs)
+    ]
+
+    @tf.function(input_signature=signature)  # type: ignore[untyped-decorator] # TF has no stubs
+    def forward(*inputs: Any) -> Any:
+        return model(inputs[0] if len(inputs) == 1 else list(inputs), training=False)
+
+    with quiet():
+        try:
+            proto, _ = tf2onnx.convert.from_function(forward, signature, opset=OPSET)
+        except Exception as error:  # tf2onnx raises whatever its handlers raise
+            raise ExportError(
+                f"tf2onnx could not write the model as ONNX (opset {OPSET}); it said: "
+                f"{(str(error).strip().splitlines() or [type(error).__name__])[0][:300]}; "
+                "leave onnx out of the formats to go on without"
+            ) from error
+    return proto
+
+
+def _bytes(proto: onnx.ModelProto) -> bytes:
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _insert_palettes(
+    proto: onnx.ModelProto, weights: Sequence[ClusteredWeight]
+) -> list[InitializerReport]:
+    graph = proto.graph
+    constants = _Constants()
+    kept, nodes, reports = [], [], []
+    for initializer in graph.initializer:
+        if initializer.data_type != TensorProto.FLOAT or _is_vector(initializer):
+            kept.append(initializer)
+            continue
+        values = numpy_helper.to_array(initializer)
+        found = _match(values, weights)
+        dense_bytes = initializer.ByteSize()
+        if found is None:
+            reason = "it is no clustered weight times a gain per channel"
+            kept.append(initializer)
+            reports.append(_report(initializer.name, values, "dense", dense_bytes, reason))
+            continue
+        before = constants.size
+        chain = _chain(initializer.name, f"w{len(reports)}", found, constants)
+        stored = sum(node.ByteSize() for node in chain) + constants.size - before
+        if stored >= dense_bytes:
+            constants.forget()
+            kept.append(initializer)
+            reason = f"a palette would add {stored - dense_bytes} bytes"
+            reports.append(_report(initializer.name, values, "dense", dense_bytes, reason))
+            continue
+        constants.keep()
+        nodes += chain
+        reports.append(_report(initializer.name, values, "palette", stored, "", found))
+    old_nodes = list(graph.node)
+    for field, entries in [
+        ("initializer", [*kept, *constants.kept]),
+        ("node", [*nodes, *old_nodes]),
+    ]:
+        graph.ClearField(field)
+        getattr(graph, field).extend(entries)
+    return reports
+
+
+def _is_vector(initializer: TensorProto) -> bool:
+    """Whether fewer than two sizes exceed 1: a bias or a gain, in whatever shape it is broadcast."""
+    return sum(size > 1 for size in initializer.dims) < 2
+
+
+def _match(values: NDArray[np.float32], weights: Sequence[ClusteredWeight]) -> Palette | None:
+    """The initializer as a palette with one gain per channel of whichever axis fits."""
+    # Conv and depthwise: channels first; MatMul: last; ConvTranspose: second
+    axes = dict.fromkeys((0, values.ndim - 1, 1))
+    for axis in axes:
+        fits = [(w, m) for w in weights if (m := match_gains(values, w.values, axis)) is not None]
+        if fits:
+            _, match = min(fits, key=lambda fit: len(fit[0].centroids))
+            return _palette(match)
+    return None
+
+
+def _palette(match: GainMatch) -> Palette:
+    shared = Palette.of(match.weight, match.axis)
+    return Palette(shared.codes, shared.table, match.gains.astype(np.float32), match.axis)
+
+
+class _Constants:
+    """New initializers, equal ones shared; a chain that does not pay takes its own back."""
+
+    def __init__(self) -> None:
+        self.kept: list[TensorProto] = []
+        self.pending: list[TensorProto] = []
+        self.names: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+
+    @property
+    def size(self) -> int:
+        return sum(tensor.ByteSize() for tensor in (*self.kept, *self.pending))
+
+    def add(self, array: NDArray[np.generic]) -> str:
+        key = (str(array.dtype), array.shape, array.tobytes())
+        if key not in self.names:
+            self.names[key] = name = f"p{len(self.names)}"
+            self.pending.append(numpy_helper.from_array(array, name))
+        return self.names[key]
+
+    def keep(self) -> None:
+        self.kept += self.pending
+        self.pending = []
+
+    def forget(self) -> None:
+        gone = {tensor.name for tensor in self.pending}
+        self.names = {key: name for key, name in self.names.items() if name not in gone}
+        self.pending = []
+
+
+def _chain(name: str, prefix: str, palette: Palette, constants: _Constants) -> list[onnx.NodeProto]:
+    """Nodes that compute the initializer `name` from packed codes; `prefix` begins the names between."""
+    nodes: list[onnx.NodeProto] = []
+
+    def node(op: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
+        output = output or f"{prefix}.{len(nodes)}"
+        nodes.append(helper.make_node(op, inputs, [output], **attributes))
+        return output
+
+    def uint8(*numbers: int) -> str:
+        return constants.add(np.array(numbers, np.uint8))
+
+    whole = ""
+    for width, offset in pieces_of(palette.bits):
+        bits = (palette.codes >> offset) & ((1 << width) - 1)
+        piece = constants.add(pack_piece(bits.astype(np.uint8), width))
+        if width < 8:
+            piece = node("BitShift", [piece, constants.add(_shifts(width))], direction="RIGHT")
+            piece = node("Mod", [piece, uint8(1 << width)])
+        piece = node("Reshape", [piece, constants.add(np.array([-1], np.int64))])
+        if palette.codes.size % (8 // width):
+            ends = [constants.add(np.array([n], np.int64)) for n in (0, palette.codes.size)]
+            piece = node("Slice", [piece, *ends])
+        if offset:
+            piece = node("BitShift", [piece, uint8(offset)], direction="LEFT")
+        whole = node("Add", [whole, piece]) if whole else piece
+    codes = node("Cast", [whole], to=TensorProto.INT32)
+    flat = node("Gather", [constants.add(palette.table.astype(np.float32)), codes])
+    shape = constants.add(np.array(palette.codes.shape, np.int64))
+    if np.all(palette.scale == 1):
+        node("Reshape", [flat, shape], output=name)
+        return nodes
+    shaped = node("Reshape", [flat, shape])
+    along = [-1 if axis == palette.axis else 1 for axis in range(palette.codes.ndim)]
+    node("Mul", [shaped, constants.add(palette.scale.reshape(along))], output=name)
+    return nodes
+
+
+def _report(
+    name: str,
+    values: NDArray[np.float32],
+    encoding: str,
+    stored: int,
+    reason: str,
+    palette: Palette | None = None,
+) -> InitializerReport:
+    count = palette.clusters if palette else len(np.unique(values))
+    bits = palette.bits if palette else 32
+    return InitializerReport(
+        name, values.shape, count, bits, encoding, values.nbytes, stored, reason
+    )

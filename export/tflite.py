@@ -1,0 +1,68 @@
+"""A clustered Keras model as int8 .tflite: the lean dense file and the palette file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ExportError
+from .convert import batch_one, convert_float, convert_int8
+from .lean import lean
+from .loader import expand
+from .palette_tflite import PaletteFile, Tables, TensorReport, palettize
+from .requantize import ClusteredWeight, Fallback, Requantized, requantize
+from .tflite_schema import Model, constant, read_model, write_model
+
+
+@dataclass(frozen=True, eq=False)
+class TfliteFiles:
+    """The files of one model.
+
+    stock: what TensorFlow's converter writes. dense: lean, with the palettes' values. palette: the same in DECODE form.
+    requantized, fallbacks, tensors: what became of each weight.
+    """
+
+    stock: bytes
+    dense: bytes
+    palette: bytes
+    requantized: tuple[Requantized, ...]
+    fallbacks: tuple[Fallback, ...]
+    tensors: tuple[TensorReport, ...]
+
+
+def export_tflite(
+    model: Any,
+    weights: Sequence[ClusteredWeight],
+    samples: NDArray[np.float32],
+    tables: Tables = Tables.SHARED,
+) -> TfliteFiles:
+    """Convert, keep the palettes, write lean.
+
+    model: a Keras model. weights: its clustered weights. samples: (N, …) inputs like those it will see.
+    Raises ExportError for a model that has no int8 TFLite form.
+    """
+    fixed = batch_one(model)
+    stock = convert_int8(fixed, [samples])
+    work = requantize(read_model(stock), read_model(convert_float(fixed)), weights)
+    dense = lean(work.model)
+    file = palettize(dense, tables)
+    _check_expansion(file, dense)
+    return TfliteFiles(
+        stock, write_model(dense), file.data, work.done, work.fallbacks, file.tensors
+    )
+
+
+def _check_expansion(file: PaletteFile, dense: Model) -> None:
+    """The palette file must expand to the dense file's own tensors: nothing leaves this module unproved."""
+    expanded = read_model(expand(file.data))
+    for ours, theirs in zip(dense.subgraphs[0].tensors, expanded.subgraphs[0].tensors, strict=True):
+        a, b = constant(dense, ours), constant(expanded, theirs)
+        if (a is None) != (b is None) or (a is not None and not np.array_equal(a, b)):
+            raise ExportError(
+                "the palette file does not expand to the dense file's weights; this is a fault of edgepalette, "
+                "please report it with the model"
+            )
