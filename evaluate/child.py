@@ -114,7 +114,7 @@ def main(path: str) -> int:
     np.savez(
         answer,
         raw=outputs,
-        outputs=runtime.to_float(outputs),
+        outputs=runtime.exit.dequantize(outputs),
         times_ms=times,
         ram_bytes=-1 if ram is None else ram,
         version=runtime.version,

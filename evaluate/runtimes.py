@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 import re
 import sys
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,25 +29,65 @@ ARENA_FACTOR = 64
 ARENA_LEAST = 1 << 20
 
 
-class Runtime(Protocol):
-    """An opened model."""
+class EndPoint:
+    """Type, scale and zero point of a model's input or output; floats pass unchanged."""
+
+    def __init__(self, dtype: Any, scale: float, zero_point: int) -> None:
+        self.dtype = np.dtype(dtype)
+        self.scale, self.zero_point = scale, zero_point
+
+    @property
+    def is_float(self) -> bool:
+        """Whether values are real numbers as they are."""
+        return self.dtype.kind == "f" or self.scale == 0
+
+    def quantize(self, values: NDArray[np.float32]) -> NDArray[Any]:
+        """Real numbers as the runtime takes them."""
+        if self.is_float:
+            return values.astype(self.dtype)
+        limits = np.iinfo(self.dtype)
+        steps = np.round(values / np.float32(self.scale)) + self.zero_point
+        return np.asarray(np.clip(steps, limits.min, limits.max).astype(self.dtype))
+
+    def dequantize(self, raw: NDArray[Any]) -> NDArray[np.float32]:
+        """The runtime's numbers as real ones."""
+        if self.is_float:
+            return raw.astype(np.float32)
+        steps = raw.astype(np.float32) - np.float32(self.zero_point)
+        return np.asarray(steps * np.float32(self.scale))
+
+
+class Runtime(ABC):
+    """An opened model with one input and one output, run one example at a time."""
 
     version: str
+    entry: EndPoint
+    exit: EndPoint
 
     def set_input(self, example: NDArray[np.float32]) -> None:
-        """Give one example (without batch)."""
+        """Give one example (without batch), in real numbers."""
+        self._feed(self.entry.quantize(example[None]))
 
     def invoke(self) -> None:
         """Run it."""
+        self._invoke()
 
     def output(self) -> NDArray[Any]:
-        """The output as the runtime holds it."""
-
-    def to_float(self, raw: NDArray[Any]) -> NDArray[np.float32]:
-        """Outputs as real numbers."""
+        """The output of one example as the runtime holds it."""
+        return np.array(self._fetch()[0])
 
     def ram_bytes(self) -> int | None:
         """Arena the model took, where the runtime knows."""
+        return None
+
+    @abstractmethod
+    def _feed(self, batch: NDArray[Any]) -> None: ...
+
+    @abstractmethod
+    def _invoke(self) -> None: ...
+
+    @abstractmethod
+    def _fetch(self) -> NDArray[Any]: ...
 
 
 def installed_tflite() -> str | None:
@@ -56,32 +98,7 @@ def installed_tflite() -> str | None:
     return None
 
 
-class _Quantized:
-    """Scale and zero point of one end of a model; identity for float."""
-
-    def __init__(self, dtype: Any, scale: float, zero_point: int) -> None:
-        self.dtype = np.dtype(dtype)
-        self.scale, self.zero_point = scale, zero_point
-
-    @property
-    def is_float(self) -> bool:
-        return self.dtype.kind == "f" or self.scale == 0
-
-    def quantize(self, values: NDArray[np.float32]) -> NDArray[Any]:
-        if self.is_float:
-            return values.astype(self.dtype)
-        limits = np.iinfo(self.dtype)
-        steps = np.round(values / np.float32(self.scale)) + self.zero_point
-        return np.asarray(np.clip(steps, limits.min, limits.max).astype(self.dtype))
-
-    def dequantize(self, raw: NDArray[Any]) -> NDArray[np.float32]:
-        if self.is_float:
-            return raw.astype(np.float32)
-        steps = raw.astype(np.float32) - np.float32(self.zero_point)
-        return np.asarray(steps * np.float32(self.scale))
-
-
-class TfliteRuntime:
+class TfliteRuntime(Runtime):
     """tflite-runtime or ai-edge-litert: the file is expanded by the loader, as on a device.
 
     resolver: a name of OpResolverType; AUTO is what users get, BUILTIN_REF the reference kernels.
@@ -108,26 +125,20 @@ class TfliteRuntime:
             self.interpreter.get_output_details()[0],
         )
         self._input, self._output = entry["index"], exit_["index"]
-        self._entry = _Quantized(entry["dtype"], *entry["quantization"])
-        self._exit = _Quantized(exit_["dtype"], *exit_["quantization"])
+        self.entry = EndPoint(entry["dtype"], *entry["quantization"])
+        self.exit = EndPoint(exit_["dtype"], *exit_["quantization"])
 
-    def set_input(self, example: NDArray[np.float32]) -> None:
-        self.interpreter.set_tensor(self._input, self._entry.quantize(example[None]))
+    def _feed(self, batch: NDArray[Any]) -> None:
+        self.interpreter.set_tensor(self._input, batch)
 
-    def invoke(self) -> None:
+    def _invoke(self) -> None:
         self.interpreter.invoke()
 
-    def output(self) -> NDArray[Any]:
-        return np.array(self.interpreter.get_tensor(self._output)[0])
-
-    def to_float(self, raw: NDArray[Any]) -> NDArray[np.float32]:
-        return self._exit.dequantize(raw)
-
-    def ram_bytes(self) -> int | None:
-        return None
+    def _fetch(self) -> NDArray[Any]:
+        return np.asarray(self.interpreter.get_tensor(self._output))
 
 
-class OnnxRuntime:
+class OnnxRuntime(Runtime):
     """ONNX Runtime on the CPU."""
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -142,26 +153,21 @@ class OnnxRuntime:
             path.read_bytes(), options, providers=["CPUExecutionProvider"]
         )
         self._name = self.session.get_inputs()[0].name
+        self.entry = self.exit = EndPoint(np.float32, 0.0, 0)
         self._fed: dict[str, Any] = {}
         self._result: Any = None
 
-    def set_input(self, example: NDArray[np.float32]) -> None:
-        self._fed = {self._name: np.ascontiguousarray(example[None], np.float32)}
+    def _feed(self, batch: NDArray[Any]) -> None:
+        self._fed = {self._name: batch}
 
-    def invoke(self) -> None:
+    def _invoke(self) -> None:
         self._result = self.session.run(None, self._fed)[0]
 
-    def output(self) -> NDArray[Any]:
-        return np.array(self._result[0])
-
-    def to_float(self, raw: NDArray[Any]) -> NDArray[np.float32]:
-        return raw.astype(np.float32)
-
-    def ram_bytes(self) -> int | None:
-        return None
+    def _fetch(self) -> NDArray[Any]:
+        return np.asarray(self._result)
 
 
-class TflmRuntime:
+class TflmRuntime(Runtime):
     """TensorFlow Lite Micro's interpreter of the tflite-micro wheel: a palette file runs in place."""
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -173,20 +179,17 @@ class TflmRuntime:
         self.interpreter = runtime.Interpreter.from_bytes(
             data, arena_size=max(ARENA_LEAST, ARENA_FACTOR * len(data))
         )
-        self._entry = self._end(self.interpreter.get_input_details(0))
-        self._exit = self._end(self.interpreter.get_output_details(0))
+        self.entry = self._end(self.interpreter.get_input_details(0))
+        self.exit = self._end(self.interpreter.get_output_details(0))
 
-    def set_input(self, example: NDArray[np.float32]) -> None:
-        self.interpreter.set_input(self._entry.quantize(example[None]), 0)
+    def _feed(self, batch: NDArray[Any]) -> None:
+        self.interpreter.set_input(batch, 0)
 
-    def invoke(self) -> None:
+    def _invoke(self) -> None:
         self.interpreter.invoke()
 
-    def output(self) -> NDArray[Any]:
-        return np.array(self.interpreter.get_output(0)[0])
-
-    def to_float(self, raw: NDArray[Any]) -> NDArray[np.float32]:
-        return self._exit.dequantize(raw)
+    def _fetch(self) -> NDArray[Any]:
+        return np.asarray(self.interpreter.get_output(0))
 
     def ram_bytes(self) -> int | None:
         """The arena as the interpreter prints it, on standard error."""
@@ -195,11 +198,11 @@ class TflmRuntime:
         return int(found[1]) if found else None
 
     @staticmethod
-    def _end(details: dict[str, Any]) -> _Quantized:
+    def _end(details: dict[str, Any]) -> EndPoint:
         parameters = details["quantization_parameters"]
         scales, zeros = parameters["scales"], parameters["zero_points"]
         scale = float(scales[0]) if len(scales) else 0.0
-        return _Quantized(details["dtype"], scale, int(zeros[0]) if len(zeros) else 0)
+        return EndPoint(details["dtype"], scale, int(zeros[0]) if len(zeros) else 0)
 
 
 def _standard_error_of(function: Callable[[], Any]) -> str:

@@ -18,9 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ..cluster.palette import Palette
 from ..errors import ExportError
+from .clustered import ClusteredWeight
 from .convert import quiet
 from .gains import GainMatch, match_gains
-from .requantize import ClusteredWeight
 
 OPSET = 15
 PIECES = (4, 2, 1)

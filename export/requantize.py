@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from .clustered import ClusteredWeight
 from .gains import GainMatch, channel_rows, match_gains
 from .lean import bias_of
 from .tflite_schema import (
@@ -50,19 +51,6 @@ DATA_INPUT = {
     Op.FULLY_CONNECTED: 0,
     Op.TRANSPOSE_CONV: 2,
 }
-
-
-@dataclass(frozen=True, eq=False)
-class ClusteredWeight:
-    """A Keras weight that shares its values, by name."""
-
-    name: str
-    values: NDArray[np.float32]
-
-    @property
-    def centroids(self) -> NDArray[np.float32]:
-        """The distinct values, ascending."""
-        return np.unique(self.values)
 
 
 @dataclass(frozen=True)

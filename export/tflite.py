@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ExportError
+from .clustered import ClusteredWeight
 from .convert import batch_one, convert_float, convert_int8
 from .lean import lean
 from .loader import expand
 from .palette_tflite import PaletteFile, Tables, TensorReport, palettize
-from .requantize import ClusteredWeight, Fallback, Requantized, requantize
+from .requantize import Fallback, Requantized, requantize
 from .tflite_schema import Model, constant, read_model, write_model
 
 

@@ -1,0 +1,1 @@
+"""Stages chained: recipe, data, training, runs, reports and the command."""

@@ -1,0 +1,418 @@
+"""The `edgepalette` command: thin, each command parses its options and calls one function.
+
+Nothing heavy is imported here: `edgepalette --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from .. import __version__
+from ..errors import EdgepaletteError, RecipeError
+
+if TYPE_CHECKING:
+    from .recipe import Recipe
+
+STAGES = ("baseline", "cluster", "export", "evaluate", "report")
+USER_MISTAKE = 2
+_PLACE_ERRORS = {
+    errno.ENOSPC: "there is no space left",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "permission is denied",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOTDIR: "a part of the path is no folder",
+    errno.ENAMETOOLONG: "the path is too long",
+}
+
+
+class _Command(click.Group):
+    """Turns what users can mend into one message and exit code 2."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except EdgepaletteError as error:
+            _fail(str(error))
+        except OSError as error:
+            if error.errno not in _PLACE_ERRORS or isinstance(error, BrokenPipeError):
+                raise
+            place = error.filename or "a file of the run"
+            _fail(
+                f"{place} must be writable and readable, but {_PLACE_ERRORS[error.errno]}; "
+                "make room or choose another folder (--out); what is finished is kept"
+            )
+        except MemoryError:
+            _fail("the data must fit into memory, but there is none left; give fewer examples")
+
+
+def _fail(message: str) -> NoReturn:
+    click.echo(f"Error: {message}", err=True)
+    raise SystemExit(USER_MISTAKE)
+
+
+@click.group(
+    cls=_Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(__version__, prog_name="edgepalette")
+def main() -> None:
+    r"""Keras models whose weights share a palette of values, from training to small devices.
+
+    \b
+    edgepalette run                                   the handwritten digits, end to end
+    edgepalette run --model m.keras --data d.npz --clusters 16,8,4
+    edgepalette plan m.keras --clusters 16            what would be clustered, and the size it gives
+    """
+
+
+def _numbers(_: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
+    if value is None:
+        return None
+    try:
+        return [int(part) for part in value.split(",")]
+    except ValueError:
+        raise RecipeError(
+            f"--{parameter.name} must be numbers with commas between, as 16,8,4, got {value!r}"
+        ) from None
+
+
+def _names(_: click.Context, __: click.Parameter, value: str | None) -> list[str] | None:
+    return None if value is None else [part.strip() for part in value.split(",") if part.strip()]
+
+
+def _layer_lines(layers: tuple[str, ...], skips: tuple[str, ...]) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = []
+    for text in layers:
+        pattern, equals, number = text.rpartition("=")
+        if not equals or not number.isdigit():
+            raise RecipeError(f"--layer must be PATTERN=CLUSTERS, as conv2d_1=8, got {text!r}")
+        lines.append({"pattern": pattern, "clusters": int(number)})
+    return lines + [{"pattern": pattern, "skip": True} for pattern in skips]
+
+
+def _selection(command: Callable[..., None]) -> Callable[..., None]:
+    """Options that say how many clusters each weight gets."""
+    options = [
+        click.option("--clusters", callback=_numbers, metavar="K[,K…]", help="Shared values per weight, 2-256; one result each. [16]"),
+        click.option("--layer", "layers", multiple=True, metavar="PATTERN=K", help="Clusters for what a pattern names (layer, class or weight name; * and ? match)."),
+        click.option("--skip", "skips", multiple=True, metavar="PATTERN", help="Leave what a pattern names alone."),
+    ]  # fmt: skip
+    return _with(command, options)
+
+
+def _options(command: Callable[..., None]) -> Callable[..., None]:
+    """Options of every command that works on a run directory."""
+    options = [
+        click.option("--recipe", type=click.Path(path_type=Path), help="TOML recipe; options override it."),
+        click.option("--model", help="digits-cnn, resnet8, a .keras or .h5 file, or package.module:function. [digits-cnn]"),
+        click.option("--data", help="digits, cifar10, fsdd, an .npz file, or package.module:function. [digits]"),
+        click.option("--epochs", type=int, help="Epochs of clustering-aware training. [by the data's size]"),
+        click.option("--baseline-epochs", type=int, help="Epochs before it. [0 for a model from a file]"),
+        click.option("--learning-rate", type=float, help="Of clustering-aware training. [5e-4]"),
+        click.option("--batch-size", type=int, help="Training batch. [64]"),
+        click.option("--loss", help="A Keras loss by name. [the model's own, else by its last activation]"),
+        click.option("--metric", help="accuracy, auc, mae or package.module:function. [by the task]"),
+        click.option("--seed", type=int, help="Of everything random. [0]"),
+        click.option("--out", help="Run directory. [runs/MODEL-DATA]"),
+        click.option("--formats", callback=_names, metavar="F[,F]", help="tflite, onnx. [both]"),
+        click.option("--tables", help="Value tables in .tflite: shared or per-channel. [shared]"),
+        click.option("--targets", callback=_names, metavar="T[,T…]", help="See `edgepalette targets`. [all installed]"),
+        click.option("--threads", type=int, help="Threads of host targets. [1]"),
+        click.option("--force", is_flag=True, help="Repeat everything."),
+        click.option("--json", "as_json", is_flag=True, help="Rows as JSON on standard output."),
+        click.option("-q", "--quiet", is_flag=True, help="Warnings and results only."),
+        click.option("-v", "--verbose", is_flag=True, help="More details."),
+    ]  # fmt: skip
+    return _with(_selection(command), options)
+
+
+def _with(command: Callable[..., None], options: list[Any]) -> Callable[..., None]:
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _recipe(options: dict[str, Any], stored: bool) -> Recipe:
+    """The recipe of the options; `stored`: on top of the one in the run directory, if there is one."""
+    from .recipe import read_recipe, recipe_of
+    from .run import read_recipe_of
+
+    dotted = {
+        "model.source": options["model"],
+        "data.source": options["data"],
+        "data.batch_size": options["batch_size"],
+        "baseline.epochs": options["baseline_epochs"],
+        "baseline.loss": options["loss"],
+        "cluster.clusters": options["clusters"],
+        "cluster.epochs": options["epochs"],
+        "cluster.learning_rate": options["learning_rate"],
+        "export.formats": options["formats"],
+        "export.tables": options["tables"],
+        "evaluate.targets": options["targets"],
+        "evaluate.metric": options["metric"],
+        "evaluate.threads": options["threads"],
+        "seed": options["seed"],
+        "out": options["out"],
+    }
+    out = Path(options["out"]) if options["out"] else None
+    recipe = read_recipe(options["recipe"], dotted)
+    if stored and options["recipe"] is None and out is not None and (out / "recipe.json").is_file():
+        tree = read_recipe_of(out).to_json()
+        for key, value in dotted.items():
+            if value is not None:
+                *sections, last = key.split(".")
+                (tree[sections[0]] if sections else tree)[last] = value
+        recipe = recipe_of(tree, str(out))
+    lines = _layer_lines(options["layers"], options["skips"])
+    if lines:
+        tree = recipe.to_json()
+        tree["cluster"]["layers"] += lines
+        recipe = recipe_of(tree, "the options")
+    return recipe
+
+
+def _run(options: dict[str, Any], first: str | None, last: str, dry_run: bool = False) -> None:
+    from .progress import Progress
+    from .run import planned_stages, run_recipe
+    from .stages import Kind
+
+    recipe = _recipe(options, stored=last != "report" or first == "report")
+    progress = Progress(-1 if options["quiet"] else int(options["verbose"]))
+    if dry_run:
+        for name, done in planned_stages(recipe, progress):
+            click.echo(f"{name}: {'done' if done else 'would run'}")
+        return
+    with _native_noise(recipe.directory):
+        rows = run_recipe(
+            recipe, progress, Kind(first) if first else None, Kind(last), options["force"]
+        )
+    if not rows:
+        return
+    if options["as_json"]:
+        click.echo(json.dumps([row.to_json() for row in rows], indent=2))
+        return
+    _print_rows(rows)
+    progress.say(f"report: {recipe.directory / 'report.html'}")
+
+
+def _print_rows(rows: list[Any]) -> None:
+    from rich.console import Console
+
+    from .table import print_measurements
+
+    # in a pipe the table keeps its width: a cut table serves nobody
+    width = None if sys.stdout.isatty() else 140
+    print_measurements(rows, Console(width=width))
+
+
+@contextmanager
+def _native_noise(directory: Path) -> Iterator[None]:
+    """What native libraries print goes to the run's native.log; Python's own standard error stays."""
+    import tempfile
+    import warnings
+
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+    warnings.simplefilter("ignore")
+    sys.stderr.flush()
+    visible = os.dup(2)
+    own, sys.stderr = sys.stderr, os.fdopen(os.dup(visible), "w", buffering=1)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(visible, 2)
+            os.close(visible)
+            sys.stderr.close()
+            sys.stderr = own
+    del directory
+
+
+@main.command()
+@_options
+@click.option("--from", "first", type=click.Choice(STAGES), help="Repeat from this stage on.")
+@click.option("--dry-run", is_flag=True, help="Say which stages would run, and stop.")
+def run(first: str | None, dry_run: bool, **options: Any) -> None:
+    """Run every stage: baseline, cluster, export, evaluate, report. Finished stages are not repeated."""
+    _run(options, first, "report", dry_run)
+
+
+@main.command()
+@_options
+def cluster(**options: Any) -> None:
+    """Train with shared values: the run up to its clustered Keras models."""
+    _run(options, None, "cluster")
+
+
+@main.command()
+@_options
+def export(**options: Any) -> None:
+    """Write dense and palette files: the run up to its exported files (--out names the run)."""
+    _run(options, None, "export")
+
+
+@main.command()
+@_options
+def evaluate(**options: Any) -> None:
+    """Measure the files on the targets: the run up to its measurements (--out names the run)."""
+    _run(options, None, "evaluate")
+
+
+@main.command()
+@_options
+def report(**options: Any) -> None:
+    """Write the report again (--out names the run)."""
+    _run(options, "report", "report")
+
+
+@main.command()
+@click.argument("model")
+@_selection
+@click.option("--data", help="For built-in models: the data whose shape they take. [digits]")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def plan(model: str, clusters: list[int] | None, layers: tuple[str, ...], skips: tuple[str, ...], data: str | None, as_json: bool) -> None:  # fmt: skip
+    """What would be clustered in MODEL, what not and why, and the bytes it would take."""
+    from .planning import predict_plans, print_plans
+
+    with _native_noise(Path()):
+        plans = predict_plans(model, data, clusters or [16], _layer_lines(layers, skips))
+    if as_json:
+        click.echo(json.dumps(plans, indent=2))
+    else:
+        print_plans(plans)
+
+
+@main.command()
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN…")
+@click.option(
+    "--picture", type=click.Path(path_type=Path), help="SVG of size against quality. [compare.svg]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Rows as JSON; no picture unless asked for.")
+def compare(runs: tuple[Path, ...], picture: Path | None, as_json: bool) -> None:
+    """One table and one curve over finished runs."""
+    from .run import read_measurements
+
+    rows = [row for path in runs for row in read_measurements(path)]
+    if picture is not None or not as_json:
+        from .files import write_text
+        from .picture import size_quality_svg
+
+        picture = picture or Path("compare.svg")
+        write_text(picture, size_quality_svg(rows))
+    if as_json:
+        click.echo(json.dumps([row.to_json() for row in rows], indent=2))
+        return
+    _print_rows(rows)
+    click.echo(f"picture: {picture}", err=True)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def targets(as_json: bool) -> None:
+    """What a model can be measured on, and what is installed."""
+    from ..evaluate.target import TARGETS
+
+    rows = [
+        {
+            "target": target.name,
+            "runs": target.format,
+            "installed": target.missing() is None,
+            "what": target.description,
+            "install": target.missing(),
+        }
+        for target in TARGETS.values()
+    ]
+    _print_table(rows, as_json)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def inspect(file: Path, as_json: bool) -> None:
+    """Tensors of a .keras, .tflite or .onnx FILE: values, bits, bytes."""
+    from .inspection import inspect_file
+
+    with _native_noise(Path()):
+        found = inspect_file(file)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    _print_table(found["tensors"], as_json)
+    click.echo(
+        f"{file}: {found['file_bytes']} B, of which weights {found['weight_bytes']} B, "
+        f"{found['palettes']} palettes"
+    )
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path), default="recipe.toml")
+def init(file: Path) -> None:
+    """Write a recipe with every key, its default and what it means."""
+    from importlib import resources
+
+    from .files import write_text
+
+    if file.exists():
+        raise RecipeError(f"the recipe must be a new file, got {file}, which exists; name another")
+    template = resources.files("edgepalette.pipeline.templates").joinpath("recipe.toml.j2")
+    write_text(file, template.read_text())
+    click.echo(f"{file} written; run it with: edgepalette run --recipe {file}")
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def doctor(as_json: bool) -> None:
+    """What is installed, what is missing and how to get it."""
+    from .doctor import examine
+
+    rows = examine()
+    _print_table(rows, as_json)
+    if any(row["needed"] and not row["ok"] for row in rows):
+        raise SystemExit(1)
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print SHELL's completion script: eval "$(edgepalette completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    maker = get_completion_class(shell)
+    if maker is None:
+        raise RecipeError(f"completion is for bash, zsh and fish, got {shell}")
+    click.echo(maker(main, {}, "edgepalette", "_EDGEPALETTE_COMPLETE").source())
+
+
+def _print_table(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(header_style="bold")
+    for name in rows[0] if rows else ():
+        number = all(
+            isinstance(row[name], int | float) and not isinstance(row[name], bool) for row in rows
+        )
+        table.add_column(name.replace("_", " "), justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    Console(width=None if sys.stdout.isatty() else 140).print(table, markup=False)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return ""
+    return " × ".join(map(str, value)) if isinstance(value, list) else str(value)

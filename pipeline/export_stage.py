@@ -1,0 +1,86 @@
+"""Stage export: the clustered model as dense and palette files, and the folder to deploy."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..export import loader
+from ..export.clustered import clustered_weights
+from ..export.palette_tflite import Tables
+from . import layout
+from .files import replacing, write_bytes, write_json
+from .models import open_saved
+from .session import Session
+
+DEPLOY_SAMPLES = 16
+
+
+def run_export(session: Session, clusters: int) -> None:
+    """Write every format asked for."""
+    recipe, data = session.recipe, session.data
+    session.fresh()
+    model = open_saved(
+        session.path(layout.of_clusters(clusters, layout.CLUSTERED_MODEL)), recipe.model.source
+    )
+    folder = session.path(f"clusters-{clusters}")
+    weights = clustered_weights(model)
+    report: dict[str, Any] = {"weights": [weight.name for weight in weights]}
+    if "tflite" in recipe.export.formats:
+        from ..export.tflite import export_tflite
+
+        samples = data.examples(recipe.export.calibration, recipe.seed)
+        files = export_tflite(model, weights, samples, Tables(recipe.export.tables))
+        write_bytes(folder / "dense.tflite", files.dense)
+        write_bytes(folder / "palette.tflite", files.palette)
+        report["tflite"] = {
+            "stock_bytes": len(files.stock),
+            "dense_bytes": len(files.dense),
+            "palette_bytes": len(files.palette),
+            "requantized": [asdict(entry) for entry in files.requantized],
+            "fallbacks": [asdict(entry) for entry in files.fallbacks],
+            "tensors": [asdict(entry) for entry in files.tensors],
+        }
+        _say_sizes(session, "tflite", report["tflite"])
+        for fallback in files.fallbacks:
+            session.progress.say(f"  kept the converter's int8: {fallback.name}: {fallback.reason}")
+        _deploy(session, folder, files.palette)
+    if "onnx" in recipe.export.formats:
+        from ..export.onnx_palette import export_onnx
+
+        onnx_files = export_onnx(model, weights)
+        write_bytes(folder / "dense.onnx", onnx_files.dense)
+        write_bytes(folder / "palette.onnx", onnx_files.palette)
+        report["onnx"] = {
+            "dense_bytes": len(onnx_files.dense),
+            "palette_bytes": len(onnx_files.palette),
+            "initializers": [asdict(entry) for entry in onnx_files.initializers],
+        }
+        _say_sizes(session, "onnx", report["onnx"])
+    write_json(folder / layout.EXPORT_REPORT, report)
+
+
+def _say_sizes(session: Session, form: str, report: dict[str, Any]) -> None:
+    dense, palette = report["dense_bytes"], report["palette_bytes"]
+    session.progress.say(
+        f"  {form}: palette {palette / 1e3:.1f} KB, dense {dense / 1e3:.1f} KB ({palette / dense:.2f} ×)"
+    )
+
+
+def _deploy(session: Session, folder: Path, palette: bytes) -> None:
+    """Palette file, loader, a script, and a few test examples to try it on."""
+    deploy = folder / "deploy"
+    write_bytes(deploy / "palette.tflite", palette)
+    write_bytes(deploy / "loader.py", Path(loader.__file__).read_bytes())
+    script = resources.files("edgepalette.pipeline.templates").joinpath("run.py")
+    write_bytes(deploy / "run.py", script.read_bytes())
+    with replacing(deploy / "sample.npz") as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            x=np.asarray(session.data.x_test[:DEPLOY_SAMPLES], np.float32),
+            y=session.labels("test")[:DEPLOY_SAMPLES],
+        )

@@ -1,0 +1,141 @@
+"""Keras models from files, functions and the zoo."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ..cluster.backend import require_tensorflow_backend
+from ..errors import ModelError, RecipeError
+from ..evaluate.metric import load_attribute
+from .data import Dataset, module_hash
+from .files import sha256
+from .zoo import ZOO
+
+FILES = (".keras", ".h5", ".hdf5")
+
+
+def is_trained(source: str) -> bool:
+    """Whether a source brings its weights."""
+    return source.endswith(FILES)
+
+
+def model_fingerprint(source: str) -> str:
+    """What tells this model from another, without loading it."""
+    if is_trained(source):
+        return f"sha256:{sha256(_existing(source))}"
+    return f"{source} {module_hash(source)}" if ":" in source else source
+
+
+def load_model(source: str, data: Dataset | None = None) -> Any:
+    """A Keras model with one input and one output, its weights made.
+
+    data: whose input shape and classes a built-in model takes (the 8×8 digits' if None).
+    Raises ModelError for a model that cannot be loaded or is of another form, RecipeError for an unknown source.
+    """
+    require_tensorflow_backend()
+    if is_trained(source):
+        model = _from_file(_existing(source))
+    elif source in ZOO:
+        shape = data.input_shape if data else (8, 8, 1)
+        model = ZOO[source](shape, _classes(data))
+    elif ":" in source:
+        model = _from_function(source, data)
+    else:
+        raise RecipeError(
+            f"a model must be one of {', '.join(ZOO)}, a .keras or .h5 file or package.module:function, got {source!r}"
+        )
+    _check(model, source)
+    return model
+
+
+def _existing(source: str) -> Path:
+    path = Path(source)
+    if not path.is_file():
+        raise ModelError(f"a model must be a .keras or .h5 file, got {source}, which is no file")
+    return path
+
+
+def _classes(data: Dataset | None) -> int:
+    if data is None:
+        return 10
+    return int(data.y_train.shape[1]) if data.y_train.ndim > 1 else int(data.y_train.max()) + 1
+
+
+def _from_file(path: Path) -> Any:
+    import keras
+
+    try:
+        if path.suffix == ".keras":
+            return keras.models.load_model(path)
+        with tempfile.TemporaryDirectory(prefix="edgepalette-") as folder:
+            return keras.models.load_model(_without_groups(path, Path(folder)), compile=False)
+    except Exception as error:  # Keras raises whatever its layers raise
+        raise ModelError(
+            f"Keras could not load {path}; it said: {str(error).strip().splitlines()[0][:300]}; a model with layers of "
+            "its own is given as package.module:function"
+        ) from error
+
+
+def _without_groups(path: Path, folder: Path) -> Path:
+    """A copy of an .h5 file without the `groups` Keras 2 wrote for DepthwiseConv2D and Keras 3 refuses."""
+    import h5py
+
+    copy = folder / "model.h5"
+    shutil.copyfile(path, copy)
+    with h5py.File(copy, "r+") as file:
+        text = file.attrs.get("model_config")
+        if text is not None:
+            config = json.loads(text)
+            _drop_groups(config)
+            file.attrs["model_config"] = json.dumps(config)
+    return copy
+
+
+def _drop_groups(node: Any) -> None:
+    if isinstance(node, list):
+        for entry in node:
+            _drop_groups(entry)
+    elif isinstance(node, dict):
+        if node.get("class_name") == "DepthwiseConv2D":
+            node.get("config", {}).pop("groups", None)
+        for entry in node.values():
+            _drop_groups(entry)
+
+
+def _from_function(source: str, data: Dataset | None) -> Any:
+    import keras
+
+    model = load_attribute(source, "model")()
+    if not isinstance(model, keras.Model):
+        raise ModelError(f"{source} must give a Keras model, got {type(model).__name__}")
+    if getattr(model, "inputs", None) or data is None:
+        return model
+    # a subclassed model says nothing of its inputs: the data does
+    inputs = keras.Input(data.input_shape)
+    wrapped = keras.Model(inputs, model(inputs), name=f"{model.name}_with_input")
+    if getattr(model, "compiled", False):
+        wrapped.compile(**model._compile_config.config)
+    return wrapped
+
+
+def open_saved(path: Path, source: str) -> Any:
+    """A model a run has saved; `source` is where it came from, whose classes loading may need."""
+    if ":" in source and not is_trained(source):
+        load_attribute(source, "model")
+    return _from_file(path)
+
+
+def _check(model: Any, source: str) -> None:
+    inputs, outputs = getattr(model, "inputs", None), getattr(model, "outputs", None)
+    if not model.built or not inputs or not outputs:
+        raise ModelError(
+            f"{source} must give a built model; add an Input or call the model once on a batch"
+        )
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ModelError(
+            f"{source} must have one input and one output, got {len(inputs)} and {len(outputs)}"
+        )

@@ -1,0 +1,161 @@
+"""The recipe: everything a run is made from, typed, read from TOML and from options."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..cluster.aggregation import GradientAggregation
+from ..cluster.centroids import Initialization
+from ..cluster.palette import MAX_CLUSTERS
+from ..errors import RecipeError
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+Clusters = Annotated[int, Field(ge=2, le=MAX_CLUSTERS)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSection(_Section):
+    """`source`: digits-cnn, resnet8, a .keras or .h5 file, or package.module:function."""
+
+    source: str = "digits-cnn"
+
+
+class DataSection(_Section):
+    """`source`: digits, cifar10, fsdd, an .npz file, or package.module:function; augmentation of training images."""
+
+    source: str = "digits"
+    batch_size: Positive = 64
+    flip: bool = False
+    crop: Count = 0
+
+
+class BaselineSection(_Section):
+    """Training before clustering. epochs: None = 0 for a model from a file, else chosen from the data's size."""
+
+    epochs: Count | None = None
+    learning_rate: Rate = 1e-3
+    loss: str | None = None
+
+
+class LayerLine(_Section):
+    """Selective clustering: what `pattern` names gets `clusters`, or is skipped."""
+
+    pattern: str
+    clusters: Clusters | None = None
+    skip: bool = False
+
+
+class ClusterSection(_Section):
+    """Clustering-aware training: one result per entry of `clusters`."""
+
+    clusters: Annotated[tuple[Clusters, ...], Field(min_length=1)] = (16,)
+    epochs: Count | None = None
+    learning_rate: Rate = 5e-4
+    initialization: Initialization = Initialization.KMEANS
+    aggregation: GradientAggregation = GradientAggregation.SUM
+    refresh: bool = True
+    recalibrate: bool = True
+    layers: tuple[LayerLine, ...] = ()
+
+
+class ExportSection(_Section):
+    """`tables`: shared, or per-channel for runtimes that do not read shared ones. calibration: training examples."""
+
+    formats: Annotated[tuple[Literal["tflite", "onnx"], ...], Field(min_length=1)] = (
+        "tflite",
+        "onnx",
+    )
+    tables: Literal["shared", "per-channel"] = "shared"
+    calibration: Positive = 200
+
+
+class EvaluateSection(_Section):
+    """`targets`: None = all that are installed. metric: None = accuracy, or mae for regression."""
+
+    targets: tuple[str, ...] | None = None
+    metric: str | None = None
+    threads: Positive = 1
+    latency_runs: Positive = 50
+
+
+class Recipe(_Section):
+    """One run. out: None = runs/MODEL-DATA."""
+
+    seed: Count = 0
+    out: str | None = None
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    baseline: BaselineSection = BaselineSection()
+    cluster: ClusterSection = ClusterSection()
+    export: ExportSection = ExportSection()
+    evaluate: EvaluateSection = EvaluateSection()
+
+    @property
+    def directory(self) -> Path:
+        """The run directory."""
+        if self.out is not None:
+            return Path(self.out)
+        return Path("runs", f"{_word(self.model.source)}-{_word(self.data.source)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        plain: dict[str, Any] = self.model_dump(mode="json")
+        return plain
+
+
+def read_recipe(path: Path | None, options: dict[str, Any]) -> Recipe:
+    """The recipe of a TOML file, if any, with options in place of its keys.
+
+    options: dotted keys (`cluster.epochs`) to values; None leaves the file's.
+    Raises RecipeError for an unreadable file, an unknown key or a value that cannot be used.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tree = tomllib.loads(path.read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise RecipeError(f"the recipe {path} cannot be read: {error}") from None
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError(f"the recipe {path} must be TOML: {error}") from None
+    for key, value in options.items():
+        if value is not None:
+            _set(tree, key, value)
+    return recipe_of(tree, str(path) if path else "the options")
+
+
+def recipe_of(tree: dict[str, Any], where: str) -> Recipe:
+    """A recipe of plain values. Raises RecipeError naming each key that is wrong."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError("\n".join(_complaint(entry, where) for entry in error.errors())) from None
+
+
+def _complaint(entry: Any, where: str) -> str:
+    key = ".".join(str(part) for part in entry["loc"])
+    if entry["type"] == "extra_forbidden":
+        return f"{where}: unknown key {key!r}; `edgepalette init` writes a recipe with every key there is"
+    return f"{where}: {key}: {entry['msg'][0].lower()}{entry['msg'][1:]}, got {entry['input']!r}"
+
+
+def _set(tree: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise RecipeError(f"recipe key {section!r} must be a section, got {tree!r}")
+    tree[last] = value
+
+
+def _word(source: str) -> str:
+    """A source as part of a folder's name: `a/b.keras` and `pkg.mod:f` become `b` and `f`."""
+    return Path(source.rsplit(":", 1)[-1]).stem or "run"

@@ -1,0 +1,209 @@
+"""A recipe run to its end: stages in order, finished ones left as they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import RunError, TargetError
+from ..evaluate.measurement import Measurement
+from . import layout
+from .data import fingerprint
+from .files import write_json
+from .models import model_fingerprint
+from .progress import Progress
+from .recipe import Recipe
+from .session import Session, targets_of
+from .stages import Kind, RunDirectory, Stage, stages_from
+
+
+def run_recipe(
+    recipe: Recipe,
+    progress: Progress,
+    first: Kind | None = None,
+    last: Kind = Kind.REPORT,
+    force: bool = False,
+) -> list[Measurement]:
+    """Run what is not finished, up to `last`; the rows of measurements.json if the report is reached.
+
+    first: repeat from this stage on. force: repeat everything.
+    Raises EdgepaletteError's kinds for what a user can mend; TargetError at the end if a target failed.
+    """
+    directory = RunDirectory(recipe.directory)
+    stages = stages_of(recipe, progress)
+    targets_of(recipe)  # a missing target is said before hours of training
+    with directory.locked():
+        directory.remove_partial()
+        write_json(directory.path / layout.RECIPE, recipe.to_json())
+        repeated = stages_from(stages, first) if first else []
+        for stage in stages if force else repeated:
+            directory.forget(stage.name)
+        for stage in stages:
+            if list(Kind).index(stage.kind) > list(Kind).index(last):
+                break
+            if directory.is_done(stage):
+                progress.say(f"{stage.name}: done before")
+                continue
+            progress.say(stage.name)
+            directory.run(stage)
+    if last is not Kind.REPORT:
+        return []
+    _raise_failures(recipe)
+    return read_measurements(directory.path)
+
+
+def planned_stages(recipe: Recipe, progress: Progress) -> list[tuple[str, bool]]:
+    """(stage, whether it is finished) without doing anything."""
+    directory = RunDirectory(recipe.directory)
+    targets_of(recipe)
+    states = []
+    unfinished = False
+    for stage in stages_of(recipe, progress):
+        unfinished = unfinished or not directory.is_done(stage)
+        states.append((stage.name, not unfinished))
+    return states
+
+
+def read_measurements(path: Path) -> list[Measurement]:
+    """The rows of a run directory. Raises RunError if it holds none."""
+    file = path / layout.MEASUREMENTS
+    try:
+        rows = json.loads(file.read_text())
+    except OSError:
+        raise RunError(
+            f"a finished run must hold {layout.MEASUREMENTS}, got {path} without; run `edgepalette run` there first"
+        ) from None
+    except ValueError as error:
+        raise RunError(f"{file} must be JSON: {error}") from None
+    if not isinstance(rows, list):
+        raise RunError(f"{file} must be a list of measurements, got {type(rows).__name__}")
+    return [Measurement.from_json(row) for row in rows]
+
+
+def read_recipe_of(path: Path) -> Recipe:
+    """The recipe a run directory was made from. Raises RunError if it is none."""
+    from .recipe import recipe_of
+
+    file = path / layout.RECIPE
+    try:
+        tree = json.loads(file.read_text())
+    except (OSError, ValueError):
+        raise RunError(
+            f"a run directory must hold {layout.RECIPE}, got {path} without a readable one"
+        ) from None
+    return recipe_of({**tree, "out": str(path)}, str(file))
+
+
+def stages_of(recipe: Recipe, progress: Progress) -> list[Stage]:
+    """All stages of a recipe, in order."""
+    session = Session(recipe, recipe.directory, progress)
+    plain = recipe.to_json()
+    source = {
+        "model": model_fingerprint(recipe.model.source),
+        "data": fingerprint(recipe.data.source),
+        "training": plain["data"],
+        "seed": recipe.seed,
+        "metric": recipe.evaluate.metric,
+        "loss": recipe.baseline.loss,
+    }
+    stages = [_baseline(session, source, plain)]
+    for clusters in dict.fromkeys(recipe.cluster.clusters):
+        stages += _per_clusters(session, clusters, source, plain)
+    stages.append(_report(session, stages, plain))
+    return stages
+
+
+# The stages' own modules import TensorFlow: they are loaded when a stage runs, not when it is found finished.
+
+
+def _baseline(session: Session, source: dict[str, Any], plain: dict[str, Any]) -> Stage:
+    def call(key: str) -> None:
+        from .baseline_stage import run_baseline
+
+        run_baseline(session, key)
+
+    return Stage(
+        Kind.BASELINE, "baseline", {**source, **plain["baseline"]}, (), layout.BASELINE, call
+    )
+
+
+def _per_clusters(
+    session: Session, clusters: int, source: dict[str, Any], plain: dict[str, Any]
+) -> list[Stage]:
+    def cluster(key: str) -> None:
+        from .cluster_stage import run_cluster
+
+        run_cluster(session, clusters, key)
+
+    def export(_: str) -> None:
+        from .export_stage import run_export
+
+        run_export(session, clusters)
+
+    def evaluate(_: str) -> None:
+        from .evaluate_stage import run_evaluate
+
+        run_evaluate(session, clusters)
+
+    formats = session.recipe.export.formats
+    models = layout.model_files(clusters, formats)
+    asked = {key: value for key, value in plain["cluster"].items() if key != "clusters"}
+    targets = [target.name for target in session.targets]
+    return [
+        Stage(
+            Kind.CLUSTER,
+            f"cluster-{clusters}",
+            {**source, **asked, "clusters": clusters},
+            (layout.BASELINE_MODEL, layout.BASELINE_OUTPUTS),
+            layout.cluster_files(clusters),
+            cluster,
+        ),
+        Stage(
+            Kind.EXPORT,
+            f"export-{clusters}",
+            {**source, **plain["export"]},
+            (layout.of_clusters(clusters, layout.CLUSTERED_MODEL),),
+            layout.export_files(clusters, formats),
+            export,
+        ),
+        Stage(
+            Kind.EVALUATE,
+            f"evaluate-{clusters}",
+            {**source, **plain["evaluate"], "targets": targets},
+            (*models, layout.BASELINE_OUTPUTS),
+            (layout.of_clusters(clusters, layout.EVALUATE_REPORT),),
+            evaluate,
+        ),
+    ]
+
+
+def _report(session: Session, before: list[Stage], plain: dict[str, Any]) -> Stage:
+    def call(_: str) -> None:
+        from .report_stage import run_report
+
+        run_report(session)
+
+    reports = tuple(name for stage in before for name in stage.ensures if name.endswith(".json"))
+    return Stage(
+        Kind.REPORT,
+        "report",
+        plain,
+        reports,
+        (layout.MEASUREMENTS, layout.PROVENANCE, layout.REPORT),
+        call,
+    )
+
+
+def _raise_failures(recipe: Recipe) -> None:
+    failures = []
+    for clusters in recipe.cluster.clusters:
+        held = json.loads(
+            (recipe.directory / layout.of_clusters(clusters, layout.EVALUATE_REPORT)).read_text()
+        )
+        failures += [f"{f['target']}, {clusters} clusters: {f['reason']}" for f in held["failures"]]
+    if failures:
+        raise TargetError(
+            "every target must run the files, got failures (the rest is measured and reported; repeat with "
+            "--from evaluate once mended):\n  " + "\n  ".join(failures)
+        )

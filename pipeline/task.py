@@ -1,0 +1,190 @@
+"""What a model is trained for: its loss, its labels in the form the loss takes, its metric."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import DataError
+from .data import Dataset
+
+# a trained classifier this close to guessing has the wrong data, loss or labels
+CHANCE_FACTOR = 1.5
+# examples run to see what an output looks like
+PROBED = 64
+
+
+class Kind(Enum):
+    """CLASSES: one output per class. BINARY: a single probability. REGRESSION: real numbers."""
+
+    CLASSES = "classes"
+    BINARY = "binary"
+    REGRESSION = "regression"
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """loss: what `compile` takes. origin: where it comes from. one_hot: whether it takes one-hot labels."""
+
+    kind: Kind
+    outputs: int
+    loss: Any
+    origin: str
+    one_hot: bool
+
+    @property
+    def classifies(self) -> bool:
+        """Whether outputs decide for classes."""
+        return self.kind is not Kind.REGRESSION
+
+    @property
+    def metric(self) -> str:
+        """The metric if none is asked for."""
+        return "accuracy" if self.classifies else "mae"
+
+    @property
+    def keras_metrics(self) -> list[str]:
+        """What training shows beside the loss."""
+        return ["accuracy"] if self.classifies else ["mae"]
+
+    @property
+    def loss_name(self) -> str:
+        """The loss for people to read."""
+        return (
+            self.loss if isinstance(self.loss, str) else getattr(self.loss, "name", str(self.loss))
+        )
+
+    def training_labels(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Canonical labels as the loss takes them."""
+        if self.kind is Kind.CLASSES and self.one_hot:
+            return np.eye(self.outputs, dtype=np.float32)[labels]
+        if self.kind is Kind.BINARY or (self.kind is Kind.REGRESSION and labels.ndim == 1):
+            return labels.astype(np.float32).reshape(len(labels), -1)
+        return labels
+
+    def canonical(self, labels: NDArray[Any], name: str) -> NDArray[Any]:
+        """Class numbers (N,) or regression targets. Raises DataError for labels the outputs cannot mean."""
+        if self.kind is Kind.REGRESSION:
+            return labels.astype(np.float32)
+        classes = self.outputs if self.kind is Kind.CLASSES else 2
+        if labels.ndim == 2 and labels.shape[1] == classes and classes > 1:
+            rows = labels.sum(axis=1)
+            if np.allclose(rows, 1) and np.all((labels == 0) | (labels == 1)):
+                return np.asarray(labels.argmax(axis=1))
+        flat = labels.reshape(len(labels), -1)
+        if flat.shape[1] != 1 or np.any(flat != np.round(flat)):
+            raise DataError(
+                f"{name} must be class numbers (N,) or one-hot rows (N, {classes}), "
+                f"got shape {labels.shape} of {labels.dtype}"
+            )
+        numbers = flat[:, 0].astype(np.int64)
+        if numbers.min() < 0 or numbers.max() >= classes:
+            raise DataError(
+                f"{name} must lie in [0, {classes}), as the model has {self.outputs} outputs, "
+                f"got {numbers.min()} to {numbers.max()}"
+            )
+        return numbers
+
+
+def task_of(model: Any, data: Dataset, loss: str | None) -> Task:
+    """The task of a model on data: the loss asked for, else the compiled one, else by the last activation.
+
+    Raises DataError if inputs or labels do not fit the model.
+    """
+    _check_input(model, data)
+    outputs = int(model.output_shape[-1])
+    if loss is not None:
+        return _task(outputs, loss, "asked for", _kind(loss, outputs, data))
+    compiled = getattr(model, "loss", None) if getattr(model, "compiled", False) else None
+    if compiled is not None:
+        name = _name(compiled)
+        return _task(outputs, compiled, "the model's own", _kind(name, outputs, data))
+    return _inferred(outputs, last_activation(model, data), data)
+
+
+def last_activation(model: Any, data: Dataset) -> str:
+    """What makes the model's output: softmax, sigmoid, or another activation's name.
+
+    Read from the last layer where it says so; a layer that hides it (a subclassed model, a Reshape behind a softmax)
+    is seen through by its outputs: rows of probabilities that add up to 1.
+    """
+    layer = model.outputs[0]._keras_history.operation
+    name = "softmax" if type(layer).__name__ == "Softmax" else _activation_name(layer)
+    if name in ("softmax", "sigmoid") or int(model.output_shape[-1]) == 1:
+        return name
+    outputs = np.asarray(model(data.examples(PROBED, seed=0), training=False))
+    return (
+        "softmax"
+        if np.all(outputs >= 0) and np.allclose(outputs.sum(axis=-1), 1, atol=1e-3)
+        else name
+    )
+
+
+def _activation_name(layer: Any) -> str:
+    activation = getattr(layer, "activation", None)
+    return str(getattr(activation, "__name__", "linear"))
+
+
+def near_chance(task: Task, labels: NDArray[Any], accuracy: float) -> float | None:
+    """The accuracy of always guessing the commonest class, if `accuracy` is not clearly above it."""
+    if not task.classifies:
+        return None
+    chance = float(np.bincount(labels).max() / len(labels))
+    limit = min(chance * CHANCE_FACTOR, (1 + chance) / 2)
+    return chance if accuracy < limit else None
+
+
+def _check_input(model: Any, data: Dataset) -> None:
+    shape = tuple(model.input_shape[1:])
+    fits = len(shape) == len(data.input_shape) and all(
+        ours in (None, theirs) for ours, theirs in zip(shape, data.input_shape, strict=True)
+    )
+    if not fits:
+        raise DataError(
+            f"{data.name}: inputs must have shape (N, {', '.join(map(str, shape))}) as the model asks, "
+            f"got (N, {', '.join(map(str, data.input_shape))})"
+        )
+
+
+def _name(loss: Any) -> str:
+    if isinstance(loss, str):
+        return loss
+    return str(getattr(loss, "name", None) or getattr(loss, "__name__", ""))
+
+
+def _kind(loss: str, outputs: int, data: Dataset) -> Kind:
+    if "categorical" in loss:
+        return Kind.CLASSES
+    if "binary" in loss:
+        return Kind.BINARY if outputs == 1 else Kind.CLASSES
+    return Kind.REGRESSION if data.y_train.dtype.kind == "f" or outputs == 1 else Kind.CLASSES
+
+
+def _task(outputs: int, loss: Any, origin: str, kind: Kind) -> Task:
+    one_hot = kind is Kind.CLASSES and "sparse" not in _name(loss)
+    return Task(kind, outputs, loss, origin, one_hot)
+
+
+def _inferred(outputs: int, activation: str, data: Dataset) -> Task:
+    import keras
+
+    labels = data.y_train
+    origin = f"inferred from the last activation, {activation}"
+    one_hot_rows = labels.ndim == 2 and labels.shape[1] == outputs and outputs > 1
+    real = (
+        labels.dtype.kind == "f" and not one_hot_rows and bool(np.any(labels != np.round(labels)))
+    )
+    if activation == "softmax" or (activation == "sigmoid" and outputs > 1 and not real):
+        return _task(outputs, "sparse_categorical_crossentropy", origin, Kind.CLASSES)
+    if activation == "sigmoid" and not real:
+        return _task(outputs, "binary_crossentropy", origin, Kind.BINARY)
+    if real or outputs == 1 or activation != "linear":
+        return _task(outputs, "mean_squared_error", origin, Kind.REGRESSION)
+    loss = keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, name="sparse_categorical_crossentropy (from logits)"
+    )
+    return _task(outputs, loss, origin, Kind.CLASSES)

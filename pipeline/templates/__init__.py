@@ -1,0 +1,1 @@
+"""Files that runs fill in or copy."""
