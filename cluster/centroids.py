@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ class Initialization(Enum):
 
 def linear(weight: NDArray[np.float32], clusters: int) -> NDArray[np.float32]:
     """K values evenly spaced from the smallest to the largest weight, both included."""
-    return np.linspace(weight.min(), weight.max(), clusters).astype(np.float32)
+    return np.asarray(np.linspace(weight.min(), weight.max(), clusters), np.float32)
 
 
 def kmeans(weight: NDArray[np.float32], clusters: int) -> NDArray[np.float32]:
@@ -40,7 +41,7 @@ def kmeans(weight: NDArray[np.float32], clusters: int) -> NDArray[np.float32]:
     return best.astype(np.float32)
 
 
-def squared_error(weight: NDArray[np.floating], centroids: NDArray[np.floating]) -> float:
+def squared_error(weight: NDArray[Any], centroids: NDArray[Any]) -> float:
     """Sum of squared distances to the nearest centroid."""
     ascending = np.sort(centroids)
     values = ascending[np.searchsorted(midpoints(ascending), weight.reshape(-1), side="left")]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .palette import index_width
 
 
-def midpoints(ascending: NDArray[np.float32]) -> NDArray[np.float32]:
+def midpoints(ascending: NDArray[Any]) -> NDArray[Any]:
     """Borders between neighbouring centroids, (K-1,), in the centroids' own precision."""
     half = np.asarray(0.5, ascending.dtype)
     return np.asarray(ascending[:-1] * half + ascending[1:] * half)

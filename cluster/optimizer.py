@@ -63,7 +63,7 @@ class _Clustered:
 
 
 @keras.saving.register_keras_serializable("edgepalette")
-class ClusteringOptimizer(keras.optimizers.Optimizer):  # type: ignore[misc] # Keras has no stubs
+class ClusteringOptimizer(keras.optimizers.Optimizer):
     """Wraps `inner_optimizer` so that the planned weights keep sharing K values while they train.
 
     Clipping acts on the kernel's gradient, before it is split: summed centroid gradients would dominate a norm.

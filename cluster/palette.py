@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,7 @@ class Palette:
     """
 
     codes: NDArray[np.uint8]
-    table: NDArray[np.generic]
+    table: NDArray[Any]
     scale: NDArray[np.float32]
     axis: int
 
@@ -82,7 +83,7 @@ class Palette:
         """Bits per index."""
         return index_width(self.clusters)
 
-    def values(self) -> NDArray[np.generic]:
+    def values(self) -> NDArray[Any]:
         """`table[codes]` in the weight's shape, before the gains."""
         if self.table.ndim == 1:
             return np.asarray(self.table[self.codes])
@@ -95,4 +96,4 @@ class Palette:
         """`scale · table[codes]` as float32 in the weight's shape."""
         shape = [1] * self.codes.ndim
         shape[self.axis] = -1
-        return (self.values() * self.scale.reshape(shape)).astype(np.float32)
+        return np.asarray(self.values() * self.scale.reshape(shape), np.float32)

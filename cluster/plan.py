@@ -105,12 +105,12 @@ class ClusterPlan:
         for weight in layer_weights(model):
             lines = [line for line in overrides if line.matches(weight)]
             unused = [line for line in unused if line not in lines]
-            number = lines[-1].clusters if lines else clusters
-            reason = _reason_to_keep(weight, number)
-            if reason is not None or number is None:
+            asked = lines[-1].clusters if lines else clusters
+            reason = _reason_to_keep(weight, asked)
+            if reason is not None or asked is None:
                 kept.append(KeptWeight(weight, reason or "skipped by the recipe"))
             else:
-                clustered.append(PlannedWeight(weight, number, initialization))
+                clustered.append(PlannedWeight(weight, asked, initialization))
         if unused:
             raise RecipeError(
                 f"every layer pattern must name a layer of the model, got {unused[0].pattern!r}; "

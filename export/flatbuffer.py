@@ -18,7 +18,7 @@ import dataclasses
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeVar
 
 import flatbuffers
 import numpy as np
@@ -146,20 +146,16 @@ def _optional(slot: int, kind: Kind) -> Any:
     return dataclasses.field(default=None, metadata={"slot": slot, "kind": kind})
 
 
-@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(
-    scalar, text, raw, numbers, table, tables, opaque, foreign))  # fmt: skip
+@dataclass(frozen=True, eq=False)
 class Table:
-    """Base of every schema class: subclasses become frozen dataclasses, compared by identity."""
-
-    def __init_subclass__(cls) -> None:
-        dataclass(frozen=True, eq=False)(cls)
+    """Base of every schema class: frozen dataclasses, compared by identity."""
 
     @classmethod
     def slots(cls) -> list[tuple[str, int, Kind]]:
         """(field name, slot, kind) of every field."""
         return [
             (field.name, field.metadata["slot"], field.metadata["kind"])
-            for field in dataclasses.fields(cls)  # type: ignore[arg-type] # made one in __init_subclass__
+            for field in dataclasses.fields(cls)
         ]
 
 

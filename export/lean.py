@@ -19,7 +19,7 @@ from .tflite_schema import (
 )
 
 # the bias of these operators is at scale s_input · s_weights: stating it once more per channel costs 4 bytes each
-BIAS_INPUT = {
+BIAS_INPUT: dict[int, int] = {
     Op.CONV_2D: 2,
     Op.DEPTHWISE_CONV_2D: 2,
     Op.FULLY_CONNECTED: 2,
@@ -92,7 +92,7 @@ def _lean_graph(
 
 def bias_of(operator: Operator, model: Model) -> int | None:
     """Number of the bias tensor of an operator that has one."""
-    place = BIAS_INPUT.get(model.operator_codes[operator.opcode_index].code)  # type: ignore[call-overload] # an int may be no Op
+    place = BIAS_INPUT.get(model.operator_codes[operator.opcode_index].code)
     inputs = operator.inputs
     if place is None or inputs is None or len(inputs) <= place or inputs[place] < 0:
         return None

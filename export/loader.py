@@ -271,7 +271,7 @@ class _Expansion:
         operators = file.tables(file.target(graph, 3))
         decodes = [op for op in operators if file.scalar(op, 0, "I") in self.decode_codes]
         others = [op for op in operators if file.scalar(op, 0, "I") not in self.decode_codes]
-        new = {
+        new: dict[int, tuple[int | None, NDArray[Any] | None]] = {
             number: (self._buffer(values), None)
             for op in decodes
             for number, values in self._decoded(op, tensors)
@@ -413,4 +413,4 @@ def _entry(positions: list[int], number: Any) -> int:
     """What a number read from the file names. Raises FormatError if it names nothing."""
     if not 0 <= number < len(positions):
         raise FormatError(f"the file names part {number} of {len(positions)}; it is damaged")
-    return positions[number]
+    return positions[int(number)]

@@ -67,7 +67,7 @@ def pack_piece(codes: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
     per_byte = 8 // width
     padded = np.pad(codes.reshape(-1), (0, -codes.size % per_byte)).reshape(-1, per_byte)
     shifts = _shifts(width)
-    return np.bitwise_or.reduce(padded << shifts, axis=1, keepdims=True).astype(np.uint8)
+    return np.asarray(np.bitwise_or.reduce(padded << shifts, axis=1, keepdims=True), np.uint8)
 
 
 def unpack_piece(packed: NDArray[np.uint8], width: int, count: int) -> NDArray[np.uint8]:
@@ -88,7 +88,7 @@ def _shifts(width: int) -> NDArray[np.uint8]:
     return np.arange(8 - width, -1, -width).astype(np.uint8)
 
 
-def _convert(model: Any) -> onnx.ModelProto:
+def _convert(model: Any) -> Any:
     import tensorflow as tf
     import tf2onnx
 
@@ -110,7 +110,62 @@ def _convert(model: Any) -> onnx.ModelProto:
                 f"{(str(error).strip().splitlines() or [type(error).__name__])[0][:300]}; "
                 "leave onnx out of the formats to go on without"
             ) from error
+    return _canonical(proto)
+
+
+def _canonical(proto: Any) -> Any:
+    """Nodes in the order the outputs need them, with short names by that order.
+
+    tf2onnx iterates over sets of names, so its order and its counters differ from process to process.
+    """
+    graph = proto.graph
+    makers = {output: node for node in graph.node for output in node.output}
+    constants = {initializer.name: initializer for initializer in graph.initializer}
+    names = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}
+    nodes: list[onnx.NodeProto] = []
+    initializers: list[TensorProto] = []
+    # a stack of its own: a deep network is deeper than Python's
+    waiting = [(output.name, False) for output in reversed(graph.output)]
+    placed: set[str] = set()
+    while waiting:
+        name, inputs_done = waiting.pop()
+        if name in constants and name not in names:
+            names[name] = f"c{len(initializers)}"
+            initializers.append(constants[name])
+        node = makers.get(name)
+        if node is None or node.output[0] in placed:
+            continue
+        if not inputs_done:
+            waiting.append((name, True))
+            waiting.extend((source, False) for source in reversed(node.input) if source)
+            continue
+        placed.add(node.output[0])
+        for output in node.output:
+            names.setdefault(output, f"t{len(names)}")
+        nodes.append(node)
+    for initializer in initializers:
+        initializer.name = names[initializer.name]
+    for node in nodes:
+        node.name = ""
+        for field in (node.input, node.output):
+            renamed = [names.get(name, name) for name in field]
+            del field[:]
+            field.extend(renamed)
+    _replace(graph.node, nodes)
+    _replace(graph.initializer, initializers)
+    del graph.value_info[:]
+    for value in (*graph.input, *graph.output):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = "N"
     return proto
+
+
+def _replace(field: Any, entries: Sequence[Any]) -> None:
+    """New content for a repeated field; entries of the old content may be among it."""
+    copies = [type(entry).FromString(entry.SerializeToString()) for entry in entries]
+    del field[:]
+    field.extend(copies)
 
 
 def _bytes(proto: onnx.ModelProto) -> bytes:
@@ -147,19 +202,14 @@ def _insert_palettes(
         constants.keep()
         nodes += chain
         reports.append(_report(initializer.name, values, "palette", stored, "", found))
-    old_nodes = list(graph.node)
-    for field, entries in [
-        ("initializer", [*kept, *constants.kept]),
-        ("node", [*nodes, *old_nodes]),
-    ]:
-        graph.ClearField(field)
-        getattr(graph, field).extend(entries)
+    _replace(graph.node, [*nodes, *graph.node])
+    _replace(graph.initializer, [*kept, *constants.kept])
     return reports
 
 
 def _is_vector(initializer: TensorProto) -> bool:
     """Whether fewer than two sizes exceed 1: a bias or a gain, in whatever shape it is broadcast."""
-    return sum(size > 1 for size in initializer.dims) < 2
+    return bool(sum(size > 1 for size in initializer.dims) < 2)
 
 
 def _match(values: NDArray[np.float32], weights: Sequence[ClusteredWeight]) -> Palette | None:

@@ -39,13 +39,13 @@ MAX_BIAS = 2**30
 MIN_MULTIPLIER = 2.0**-30
 
 # operators whose int8 weights may have a scale per channel, with the place of the weights among their inputs
-WEIGHTS_INPUT = {
+WEIGHTS_INPUT: dict[int, int] = {
     Op.CONV_2D: 1,
     Op.DEPTHWISE_CONV_2D: 1,
     Op.FULLY_CONNECTED: 1,
     Op.TRANSPOSE_CONV: 1,
 }
-DATA_INPUT = {
+DATA_INPUT: dict[int, int] = {
     Op.CONV_2D: 0,
     Op.DEPTHWISE_CONV_2D: 0,
     Op.FULLY_CONNECTED: 0,
@@ -111,7 +111,7 @@ class _Work:
         graph = replace(self.graph, tensors=tuple(self.tensors))
         graphs = (graph, *self.model.subgraphs[1:])
         model = replace(self.model, subgraphs=graphs, buffers=tuple(self.buffers))
-        named = {entry.name for entry in (*self.done, *self.fallbacks)}
+        named = {entry.name for entry in self.done} | {entry.name for entry in self.fallbacks}
         missing = [
             Fallback(weight.name, "no tensor of the file is made of it")
             for weight in self.weights
@@ -252,7 +252,7 @@ class _Work:
         )
 
     def _data_scale(self, op: Operator) -> float:
-        place = DATA_INPUT[Op(self._code(op))]
+        place = DATA_INPUT[self._code(op)]
         inputs = op.inputs if op.inputs is not None else np.zeros(0, np.int32)
         return float(_scales(self.tensors[int(inputs[place])])[0])
 

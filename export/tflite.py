@@ -62,7 +62,7 @@ def _check_expansion(file: PaletteFile, dense: Model) -> None:
     expanded = read_model(expand(file.data))
     for ours, theirs in zip(dense.subgraphs[0].tensors, expanded.subgraphs[0].tensors, strict=True):
         a, b = constant(dense, ours), constant(expanded, theirs)
-        if (a is None) != (b is None) or (a is not None and not np.array_equal(a, b)):
+        if (a is None) != (b is None) or not (a is None or b is None or np.array_equal(a, b)):
             raise ExportError(
                 "the palette file does not expand to the dense file's weights; this is a fault of edgepalette, "
                 "please report it with the model"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
@@ -82,6 +83,7 @@ def _option_vectors(options: int) -> dict[int, int]:
     }.get(options, {})
 
 
+@dataclass(frozen=True, eq=False)
 class OperatorCode(fb.Table):
     """An operator the file uses; old files set only the deprecated code."""
 
@@ -96,6 +98,7 @@ class OperatorCode(fb.Table):
         return max(self.builtin_code, self.deprecated_builtin_code)
 
 
+@dataclass(frozen=True, eq=False)
 class QuantizationParameters(fb.Table):
     """real = scale · (integer - zero_point), per tensor or per channel of `quantized_dimension`."""
 
@@ -108,6 +111,7 @@ class QuantizationParameters(fb.Table):
     quantized_dimension: int = fb.scalar(6, "i")
 
 
+@dataclass(frozen=True, eq=False)
 class Tensor(fb.Table):
     """A tensor; its data is buffer number `buffer` (0: none)."""
 
@@ -129,6 +133,7 @@ class Tensor(fb.Table):
         return () if self.shape is None else tuple(int(size) for size in self.shape)
 
 
+@dataclass(frozen=True, eq=False)
 class Operator(fb.Table):
     """One operator; inputs and outputs are tensor numbers, -1 for an optional one that is absent."""
 
@@ -150,6 +155,7 @@ class Operator(fb.Table):
     debug_metadata_index: int = fb.scalar(13, "i", -1)
 
 
+@dataclass(frozen=True, eq=False)
 class SubGraph(fb.Table):
     """Tensors and the operators between them, in order of execution."""
 
@@ -161,6 +167,7 @@ class SubGraph(fb.Table):
     debug_metadata_index: int = fb.scalar(5, "i", -1)
 
 
+@dataclass(frozen=True, eq=False)
 class Buffer(fb.Table):
     """Constant data; `offset` and `size` place it outside the flatbuffer (files over 2 GB)."""
 
@@ -169,6 +176,7 @@ class Buffer(fb.Table):
     size: int = fb.scalar(2, "Q")
 
 
+@dataclass(frozen=True, eq=False)
 class Metadata(fb.Table):
     """A named buffer of the tools' own."""
 
@@ -176,6 +184,7 @@ class Metadata(fb.Table):
     buffer: int = fb.scalar(1, "I")
 
 
+@dataclass(frozen=True, eq=False)
 class TensorMap(fb.Table):
     """A signature's name for a tensor."""
 
@@ -183,6 +192,7 @@ class TensorMap(fb.Table):
     tensor_index: int = fb.scalar(1, "I")
 
 
+@dataclass(frozen=True, eq=False)
 class SignatureDef(fb.Table):
     """A named entry point."""
 
@@ -192,6 +202,7 @@ class SignatureDef(fb.Table):
     subgraph_index: int = fb.scalar(4, "I")
 
 
+@dataclass(frozen=True, eq=False)
 class Model(fb.Table):
     """The file's root."""
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..evaluate.metric import get_metric
 from . import layout
-from .files import save_keras, write_array, write_json
-from .models import is_trained, load_model
+from .files import write_array, write_json
+from .models import is_trained, load_model, save_model
 from .rows import keras_row
 from .session import Session
 from .task import near_chance
@@ -47,7 +47,7 @@ def run_baseline(session: Session, key: str) -> None:
             f"the baseline's accuracy {value:.4f} is near chance ({chance:.4f}): check the data's scale and labels, "
             f"the loss ({task.loss_name}), and whether the model is trained (--baseline-epochs)"
         )
-    save_keras(model, session.path(layout.BASELINE_MODEL))
+    save_model(model, session.path(layout.BASELINE_MODEL))
     write_array(session.path(layout.BASELINE_OUTPUTS), outputs)
     row = keras_row(
         session, "baseline", None, session.path(layout.BASELINE_MODEL), value, outputs, outputs

@@ -11,8 +11,8 @@ from ..cluster.model import cluster_weights, strip_clustering
 from ..cluster.plan import ClusterPlan, Override
 from ..evaluate.metric import get_metric
 from . import layout
-from .files import save_keras, write_array, write_json
-from .models import open_saved
+from .files import write_array, write_json
+from .models import open_saved, save_model
 from .recipe import ClusterSection
 from .rows import keras_row
 from .session import Session
@@ -57,7 +57,7 @@ def run_cluster(session: Session, clusters: int, key: str) -> None:
     outputs = predict(model, data.x_test)
     value = metric(session.labels("test"), outputs)
     session.progress.say(f"  clustered {session.metric}: {value:.4f}")
-    save_keras(model, session.path(files[0]))
+    save_model(model, session.path(files[0]))
     write_array(session.path(files[1]), outputs)
     reference = np.load(session.path(layout.BASELINE_OUTPUTS), allow_pickle=False)
     row = keras_row(

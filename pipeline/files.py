@@ -55,13 +55,13 @@ def write_json(path: Path, value: Any) -> None:
 def write_array(path: Path, array: Any) -> None:
     """A .npy file."""
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
+        np.save(file, np.ascontiguousarray(array), allow_pickle=False)
 
 
 def save_keras(model: Any, path: Path) -> None:
-    """A .keras file whose bytes depend on the model alone: no times, no optimizer."""
+    """A .keras file whose bytes depend on the model alone: no times. Give an uncompiled model."""
     with replacing(path) as temporary:
-        model.save(temporary, include_optimizer=False)
+        model.save(temporary)
         with zipfile.ZipFile(temporary) as archive:
             members = {name: archive.read(name) for name in sorted(archive.namelist())}
         metadata = json.loads(members["metadata.json"])

@@ -12,7 +12,7 @@ from ..cluster.backend import require_tensorflow_backend
 from ..errors import ModelError, RecipeError
 from ..evaluate.metric import load_attribute
 from .data import Dataset, module_hash
-from .files import sha256
+from .files import save_keras, sha256
 from .zoo import ZOO
 
 FILES = (".keras", ".h5", ".hdf5")
@@ -50,6 +50,23 @@ def load_model(source: str, data: Dataset | None = None) -> Any:
         )
     _check(model, source)
     return model
+
+
+def save_model(model: Any, path: Path) -> None:
+    """The model as a .keras file, without what training left on it: optimizer, losses, metric states.
+
+    Raises ModelError for a class Keras cannot make again from its configuration.
+    """
+    try:
+        plain = type(model).from_config(model.get_config())
+    except Exception as error:  # whatever a class of the user's raises
+        raise ModelError(
+            f"Keras must be able to save {model.name!r} and load it again, and could not make it from its configuration: "
+            f"{(str(error).strip().splitlines() or [type(error).__name__])[0][:300]}; give its classes get_config and "
+            "@keras.saving.register_keras_serializable()"
+        ) from error
+    plain.set_weights(model.get_weights())
+    save_keras(plain, path)
 
 
 def _existing(source: str) -> Path:

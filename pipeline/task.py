@@ -61,7 +61,7 @@ class Task:
     def training_labels(self, labels: NDArray[Any]) -> NDArray[Any]:
         """Canonical labels as the loss takes them."""
         if self.kind is Kind.CLASSES and self.one_hot:
-            return np.eye(self.outputs, dtype=np.float32)[labels]
+            return np.asarray(np.eye(self.outputs, dtype=np.float32)[labels])
         if self.kind is Kind.BINARY or (self.kind is Kind.REGRESSION and labels.ndim == 1):
             return labels.astype(np.float32).reshape(len(labels), -1)
         return labels

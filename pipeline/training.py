@@ -99,7 +99,7 @@ def predict(model: Any, inputs: NDArray[Any]) -> NDArray[np.float32]:
         )
         for start in range(0, len(inputs), PREDICT_BATCH)
     ]
-    return np.concatenate(outputs).astype(np.float32)
+    return np.asarray(np.concatenate(outputs), np.float32)
 
 
 def calibration_batches(data: Dataset, seed: int) -> list[NDArray[np.float32]]:
@@ -127,7 +127,7 @@ def augment(
     return images
 
 
-class _Epoch(keras.utils.PyDataset):  # type: ignore[misc] # Keras has no stubs
+class _Epoch(keras.utils.PyDataset):
     """One epoch's batches: order and augmentation depend on seed, epoch and batch alone."""
 
     def __init__(self, x: NDArray[Any], y: NDArray[Any], schedule: Schedule, epoch: int) -> None:
@@ -146,7 +146,7 @@ class _Epoch(keras.utils.PyDataset):  # type: ignore[misc] # Keras has no stubs
         return augment(inputs, self.schedule.flip, self.schedule.crop, rng), self.y[chosen]
 
 
-class _Advance(keras.callbacks.Callback):  # type: ignore[misc] # Keras has no stubs
+class _Advance(keras.callbacks.Callback):
     """Moves the progress bar."""
 
     def __init__(self, bar: Any, epoch: int, epochs: int) -> None:

@@ -15,7 +15,7 @@ def digits_cnn(input_shape: tuple[int, ...], classes: int) -> Any:
     x = layers.Rescaling(1 / 16)(inputs)
     for filters in (32, 64):
         x = layers.Conv2D(filters, 3, padding="same", use_bias=False)(x)
-        x = layers.BatchNormalization()(x)
+        x = layers.BatchNormalization(momentum=0.9)(x)
         x = layers.ReLU()(x)
         x = layers.MaxPooling2D()(x)
     x = layers.Flatten()(x)
