@@ -7,7 +7,7 @@ Never sort the stored centroids: both forms map back through argsort, so optimiz
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,33 +38,35 @@ def nearest(weight: Any, centroids: Any) -> tuple[Any, Any]:
     import tensorflow as tf
 
     weight, centroids = tf.convert_to_tensor(weight), tf.convert_to_tensor(centroids)
-    search = _search(index_width(int(centroids.shape[0])), tuple(weight.shape))
-    return cast(tuple[Any, Any], search(weight, centroids))
+    search = _search(index_width(int(centroids.shape[0])), weight.dtype.name)
+    indices, values = search(tf.reshape(weight, (-1,)), centroids)
+    return tf.reshape(indices, weight.shape), tf.reshape(values, weight.shape)
 
 
 @cache
-def _search(bits: int, shape: tuple[int, ...]) -> Any:
-    """The compiled search for palettes of `bits` bits and weights of one shape (TF warns of one that retraces)."""
+def _search(bits: int, dtype: str) -> Any:
+    """The search for palettes of `bits` bits, traced once for all sizes; XLA compiles it for each."""
     import tensorflow as tf
 
-    @tf.function(jit_compile=True)  # type: ignore[untyped-decorator] # TF has no stubs
+    spec = tf.TensorSpec((None,), dtype)
+
+    @tf.function(jit_compile=True, input_signature=[spec, spec])  # type: ignore[untyped-decorator] # TF has no stubs
     def search(weight: Any, centroids: Any) -> tuple[Any, Any]:
-        flat = tf.reshape(weight, (-1,))
+        last = tf.shape(centroids)[0] - 1
         order = tf.argsort(centroids, stable=True)
         ascending = tf.gather(centroids, order)
         half = tf.constant(0.5, ascending.dtype)
         borders = ascending[:-1] * half + ascending[1:] * half
-        # +inf beyond the last border: the search walks a full tree of 2^bits leaves for any K
-        padding = tf.fill((2**bits - 1 - (centroids.shape[0] - 1),), ascending.dtype.max)
+        # the largest number beyond the last border: the search walks a full tree of 2^bits leaves for any K
+        padding = tf.fill([2**bits - 1 - last], ascending.dtype.max)
         borders = tf.concat([borders, padding], 0)
-        position = tf.zeros_like(flat, tf.int32)
+        position = tf.zeros_like(weight, tf.int32)
         for level in reversed(range(bits)):
             step = 1 << level
             border = tf.gather(borders, position + (step - 1))
-            position += tf.where(flat > border, step, 0)
-        position = tf.minimum(position, centroids.shape[0] - 1)
-        indices = tf.gather(order, position)
-        values = tf.gather(ascending, position)
-        return tf.reshape(indices, shape), tf.reshape(values, shape)
+            position += tf.where(weight > border, step, 0)
+        position = tf.minimum(position, last)
+        return tf.gather(order, position), tf.gather(ascending, position)
 
-    return search
+    # called as it is: TF would warn that a function of the same source is traced for every width
+    return search.get_concrete_function()

@@ -14,7 +14,7 @@ class Measurement:
 
     model: baseline, clustered (Keras), dense or palette (a file of one format).
     origin: how the figures were obtained. value: of `metric`, on `samples` test examples.
-    agreement: share of test examples on which it decides as the float model does.
+    agreement: share of test examples on which it decides as the float model it was made from does.
     mismatched_bytes: output bytes that differ from the dense file's on the same target.
     ram_bytes: arena. instructions, cycles_model: of one inference. 1 KB = 1000 B.
     """

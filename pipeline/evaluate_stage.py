@@ -21,13 +21,14 @@ def run_evaluate(session: Session, clusters: int) -> None:
     rows: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
     effort = Effort(recipe.evaluate.threads, recipe.evaluate.latency_runs)
+    float_outputs = session.path(layout.of_clusters(clusters, layout.CLUSTERED_OUTPUTS))
     with tempfile.TemporaryDirectory(prefix="edgepalette-") as folder:
         inputs = Path(folder, "x_test.npy")
         write_array(inputs, np.asarray(session.data.x_test, np.float32))
         tests = TestSet(
             inputs,
             session.labels("test"),
-            np.load(session.path(layout.BASELINE_OUTPUTS), allow_pickle=False),
+            np.load(float_outputs, allow_pickle=False),
             session.task.classifies,
             session.metric,
         )

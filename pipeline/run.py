@@ -171,7 +171,7 @@ def _per_clusters(
             Kind.EVALUATE,
             f"evaluate-{clusters}",
             {**source, **plain["evaluate"], "targets": targets},
-            (*models, layout.BASELINE_OUTPUTS),
+            (*models, layout.of_clusters(clusters, layout.CLUSTERED_OUTPUTS)),
             (layout.of_clusters(clusters, layout.EVALUATE_REPORT),),
             evaluate,
         ),
