@@ -191,7 +191,7 @@ def _run(options: dict[str, Any], first: str | None, last: str, dry_run: bool = 
         for name, done in planned_stages(recipe, progress):
             click.echo(f"{name}: {'done' if done else 'would run'}")
         return
-    with _native_noise(recipe.directory):
+    with _native_noise():
         rows = run_recipe(
             recipe, progress, Kind(first) if first else None, Kind(last), options["force"]
         )
@@ -215,8 +215,12 @@ def _print_rows(rows: list[Any]) -> None:
 
 
 @contextmanager
-def _native_noise(directory: Path) -> Iterator[None]:
-    """What native libraries print goes to the run's native.log; Python's own standard error stays."""
+def _native_noise() -> Iterator[None]:
+    """What native libraries print goes to a file meanwhile, removed at the end; Python's own standard error stays.
+
+    A crash of native code leaves the file, and Python's stack on standard error.
+    """
+    import faulthandler
     import tempfile
     import warnings
 
@@ -225,16 +229,19 @@ def _native_noise(directory: Path) -> Iterator[None]:
     sys.stderr.flush()
     visible = os.dup(2)
     own, sys.stderr = sys.stderr, os.fdopen(os.dup(visible), "w", buffering=1)
-    with tempfile.TemporaryFile() as log:
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(visible, 2)
-            os.close(visible)
-            sys.stderr.close()
-            sys.stderr = own
-    del directory
+    faulthandler.enable(sys.stderr)
+    log = Path(tempfile.gettempdir(), f"edgepalette-{os.getpid()}.log")
+    try:
+        with log.open("wb") as file:
+            os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(visible, 2)
+        os.close(visible)
+        faulthandler.disable()
+        sys.stderr.close()
+        sys.stderr = own
+        log.unlink(missing_ok=True)
 
 
 @main.command()
@@ -283,7 +290,7 @@ def plan(model: str, clusters: list[int] | None, layers: tuple[str, ...], skips:
     """What would be clustered in MODEL, what not and why, and the bytes it would take."""
     from .planning import predict_plans, print_plans
 
-    with _native_noise(Path()):
+    with _native_noise():
         plans = predict_plans(model, data, clusters or [16], _layer_lines(layers, skips))
     if as_json:
         click.echo(json.dumps(plans, indent=2))
@@ -341,7 +348,7 @@ def inspect(file: Path, as_json: bool) -> None:
     """Tensors of a .keras, .tflite or .onnx FILE: values, bits, bytes."""
     from .inspection import inspect_file
 
-    with _native_noise(Path()):
+    with _native_noise():
         found = inspect_file(file)
     if as_json:
         click.echo(json.dumps(found, indent=2))
