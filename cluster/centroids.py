@@ -88,7 +88,10 @@ def _refill(
 
 
 def initialize(
-    weight: NDArray[np.float32], clusters: int, how: Initialization
+    weight: NDArray[np.float32], clusters: int, how: Initialization, pin_zero: bool = False
 ) -> NDArray[np.float32]:
-    """`clusters` start values for a weight of any shape."""
-    return {Initialization.KMEANS: kmeans, Initialization.LINEAR: linear}[how](weight, clusters)
+    """`clusters` start values for a weight of any shape; with `pin_zero` the one nearest 0 is 0."""
+    start = {Initialization.KMEANS: kmeans, Initialization.LINEAR: linear}[how](weight, clusters)
+    if pin_zero:
+        start[np.argmin(np.abs(start))] = 0
+    return start

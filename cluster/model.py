@@ -25,9 +25,12 @@ def cluster_weights(model: Any, plan: ClusterPlan, refresh: bool = True) -> Any:
     for planned in plan.clustered:
         variable = planned.weight.variable
         if id(variable) not in trained:
-            values = variable.numpy()
-            centroids = initialize(values, planned.clusters, planned.initialization)
-            variable.assign(centroids[nearest_reference(values, centroids)])
+            signs = 1 if planned.signs is None else planned.signs
+            values = variable.numpy() * signs
+            centroids = initialize(
+                values, planned.clusters, planned.initialization, planned.pin_zero
+            )
+            variable.assign(signs * centroids[nearest_reference(values, centroids)])
     if compiled:
         inner = type(model.optimizer).from_config(model.optimizer.get_config())
         optimizer = ClusteringOptimizer(inner, plan, refresh=refresh)

@@ -29,17 +29,32 @@ class _Place:
     position: int
     clusters: int
     initialization: Initialization
+    signed: bool = False
+    pin_zero: bool = False
 
 
 @dataclass(frozen=True, eq=False)
 class ClusteredVariable:
-    """One kernel with what training holds for it: original weight, centroids and indices."""
+    """One kernel with what training holds for it: original weight, centroids and indices.
+
+    signs: ±1 in the kernel's shape, or None. original, centroids and indices are of signs · kernel.
+    free: 0 for the centroid that stays 0, 1 for the others; None if all move.
+    """
 
     kernel: Any
     original: Any
     centroids: Any
     indices: Any
+    signs: Any
+    free: Any
     algorithm: ClusteringAlgorithm
+
+    def split(self, gradient: Any) -> tuple[Any, Any]:
+        """(gradient of the original weight, gradient of the centroids) from the kernel's."""
+        original, centroids = self.algorithm.split_gradient(
+            self.flip(tf.convert_to_tensor(gradient)), self.indices.value
+        )
+        return original, centroids if self.free is None else centroids * self.free.value
 
     def refresh(self) -> None:
         """Indices of the nearest centroids from W and c as they are now, and c[indices] into the kernel."""
@@ -47,11 +62,16 @@ class ClusteredVariable:
             self.original.value, self.centroids.value
         )
         self.indices.assign(tf.cast(indices, tf.uint8))
-        self.kernel.assign(values)
+        self.kernel.assign(self.flip(values))
 
     def write_kernel(self) -> None:
         """c[indices] into the kernel, the indices left as they are."""
-        self.kernel.assign(tf.gather(self.centroids.value, tf.cast(self.indices.value, tf.int32)))
+        values = tf.gather(self.centroids.value, tf.cast(self.indices.value, tf.int32))
+        self.kernel.assign(self.flip(values))
+
+    def flip(self, values: Any) -> Any:
+        """Multiply by the signs, which undoes itself."""
+        return values if self.signs is None else values * tf.cast(self.signs.value, values.dtype)
 
 
 class _Clustered:
@@ -68,7 +88,7 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
 
     Clipping acts on the kernel's gradient, before it is split: summed centroid gradients would dominate a norm.
     Weight decay and the kernel's constraint act on W, never on c. Moving averages are the inner optimizer's, and are
-    followed by a refresh. Build it before `fit` (`cluster_weights` does): a traced step cannot read a kernel.
+    followed by a refresh. A kernel whose plan has signs is clustered as signs · kernel (its constraint acts on that). Build it before `fit` (`cluster_weights` does): a traced step cannot read a kernel.
 
     plan: a ClusterPlan of the model, or the places a saved optimizer's configuration names.
     refresh: False freezes the first indices (training as before tfmot's pull request 519), for comparisons.
@@ -160,9 +180,7 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         for gradient, variable in zip(grads, variables, strict=True):
             clustered = self._clustered.by_kernel.get(id(variable))
             if clustered is not None:
-                gradient, centroid = clustered.algorithm.split_gradient(
-                    tf.convert_to_tensor(gradient), clustered.indices.value
-                )
+                gradient, centroid = clustered.split(gradient)
                 centroid_grads.append(centroid)
                 centroids.append(clustered.centroids)
                 variable = clustered.original
@@ -209,7 +227,10 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         return {
             "name": self.name,
             "inner_optimizer": keras.saving.serialize_keras_object(self.plain_optimizer()),
-            "plan": [[p.position, p.clusters, p.initialization.value] for p in self._places],
+            "plan": [
+                [p.position, p.clusters, p.initialization.value, p.signed, p.pin_zero]
+                for p in self._places
+            ],
             "refresh": self.refresh,
             "aggregation": self.aggregation.value,
         }
@@ -223,7 +244,10 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
             keras.saving.deserialize_keras_object(
                 config["inner_optimizer"], custom_objects=custom_objects
             ),
-            [_Place(int(p), int(k), Initialization(how)) for p, k, how in config["plan"]],
+            [
+                _Place(int(position), int(clusters), Initialization(how), signed, pin_zero)
+                for position, clusters, how, signed, pin_zero in config["plan"]
+            ],
             refresh=config["refresh"],
             aggregation=GradientAggregation(config["aggregation"]),
             name=config["name"],
@@ -237,18 +261,29 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         return type(self.inner_optimizer).from_config(config)
 
     def _add(self, place: _Place, kernel: Any) -> ClusteredVariable:
+        name, signs = kernel.name, None
         values = kernel.numpy()
-        start = initialize(values, place.clusters, place.initialization)
-        original = self.add_variable(kernel.shape, dtype=kernel.dtype, name=kernel.name)
+        if place.signed:
+            # from the plan now, from the file when a saved optimizer is loaded
+            signs = self.add_variable(kernel.shape, "ones", dtype="int8", name=f"{name}_signs")
+            if isinstance(self._plan, ClusterPlan):
+                signs.assign(self._plan.signs_of(kernel))
+            values = values * signs.numpy()
+        start = initialize(values, place.clusters, place.initialization, place.pin_zero)
+        original = self.add_variable(kernel.shape, dtype=kernel.dtype, name=name)
         original.assign(values)
         original.constraint = kernel.constraint
         centroids = self.add_variable(
-            (place.clusters,), dtype=kernel.dtype, name=f"{kernel.name}_centroids"
+            (place.clusters,), dtype=kernel.dtype, name=f"{name}_centroids"
         )
         centroids.assign(start)
-        indices = self.add_variable(kernel.shape, dtype="uint8", name=f"{kernel.name}_indices")
+        indices = self.add_variable(kernel.shape, dtype="uint8", name=f"{name}_indices")
+        free = None
+        if place.pin_zero:
+            free = self.add_variable((place.clusters,), dtype=kernel.dtype, name=f"{name}_free")
+            free.assign((start != 0).astype(start.dtype))
         algorithm = ClusteringAlgorithm(centroids.value, self.aggregation)
-        return ClusteredVariable(kernel, original, centroids, indices, algorithm)
+        return ClusteredVariable(kernel, original, centroids, indices, signs, free, algorithm)
 
     def _replace(self, variables: Sequence[Any]) -> list[Any]:
         """The variables with each clustered kernel's original weight in its place."""
@@ -273,7 +308,13 @@ def _places(plan: ClusterPlan | Sequence[_Place], var_list: Sequence[Any]) -> tu
         return tuple(plan)
     positions = {id(variable): position for position, variable in enumerate(var_list)}
     return tuple(
-        _Place(positions[id(planned.weight.variable)], planned.clusters, planned.initialization)
+        _Place(
+            positions[id(planned.weight.variable)],
+            planned.clusters,
+            planned.initialization,
+            planned.signs is not None,
+            planned.pin_zero,
+        )
         for planned in plan.clustered
         if id(planned.weight.variable) in positions
     )

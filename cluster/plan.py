@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ModelError, RecipeError
 from .aggregation import GradientAggregation
@@ -42,11 +45,17 @@ class Override:
 
 @dataclass(frozen=True, eq=False)
 class PlannedWeight:
-    """A weight that will share `clusters` values."""
+    """A weight that will share `clusters` values.
+
+    signs: ±1 in the weight's shape where some are -1: what shares the values is signs · weight.
+    pin_zero: whether one of the values stays 0.
+    """
 
     weight: LayerWeight
     clusters: int
     initialization: Initialization
+    signs: NDArray[np.int8] | None = None
+    pin_zero: bool = False
 
     @property
     def size(self) -> int:
@@ -83,8 +92,13 @@ class ClusterPlan:
         overrides: Sequence[Override] = (),
         initialization: Initialization = Initialization.KMEANS,
         aggregation: GradientAggregation = GradientAggregation.SUM,
+        gains: Mapping[str, NDArray[np.float64]] | None = None,
     ) -> ClusterPlan:
         """The plan for a built Keras model; of several overrides that match, the last one counts.
+
+        gains: by weight name, what each element is multiplied by in the deployed model (BatchNorm's factor, say), in
+        the weight's shape. A negative one flips the element's sign before clustering, one that is 0 pins a centroid
+        to 0: then the products need no more values than the weight has clusters.
 
         Raises RecipeError for a number of clusters outside 2–256 or a pattern that names nothing, ModelError for a
         model with nothing to cluster.
@@ -110,7 +124,7 @@ class ClusterPlan:
             if reason is not None or asked is None:
                 kept.append(KeptWeight(weight, reason or "skipped by the recipe"))
             else:
-                clustered.append(PlannedWeight(weight, asked, initialization))
+                clustered.append(_planned(weight, asked, initialization, gains or {}))
         if unused:
             raise RecipeError(
                 f"every layer pattern must name a layer of the model, got {unused[0].pattern!r}; "
@@ -124,6 +138,14 @@ class ClusterPlan:
             )
         return plan
 
+    def signs_of(self, variable: Any) -> NDArray[np.int8]:
+        """The planned signs of a variable that has some."""
+        return next(
+            planned.signs
+            for planned in self.clustered
+            if planned.weight.variable is variable and planned.signs is not None
+        )
+
 
 def check_clusters(clusters: int) -> None:
     """Raises RecipeError unless 2 ≤ clusters ≤ 256."""
@@ -131,6 +153,19 @@ def check_clusters(clusters: int) -> None:
         raise RecipeError(
             f"the number of clusters must lie between 2 and {MAX_CLUSTERS}, got {clusters}"
         )
+
+
+def _planned(
+    weight: LayerWeight,
+    clusters: int,
+    initialization: Initialization,
+    gains: Mapping[str, NDArray[np.float64]],
+) -> PlannedWeight:
+    gain = gains.get(weight.name)
+    if gain is None:
+        return PlannedWeight(weight, clusters, initialization)
+    signs = np.where(gain < 0, -1, 1).astype(np.int8) if np.any(gain < 0) else None
+    return PlannedWeight(weight, clusters, initialization, signs, bool(np.any(gain == 0)))
 
 
 def _size(weight: LayerWeight) -> int:

@@ -28,14 +28,15 @@ class ClusteredWeight:
 def clustered_weights(model: Any) -> list[ClusteredWeight]:
     """Weights of two dimensions and more whose values are shared by two elements or more on average.
 
-    Values alone tell: a model clustered by another tool is found as well.
+    Values alone tell, up to their sign (a channel with a negative gain is clustered negated): a model clustered by
+    another tool is found as well.
     """
     weights = []
     for weight in layer_weights(model):
         if len(weight.shape) < 2 or str(weight.variable.dtype) != "float32":
             continue
         values = weight.variable.numpy()
-        distinct = len(np.unique(values))
+        distinct = len(np.unique(np.abs(values)))
         if distinct <= MAX_CLUSTERS and 2 * distinct <= values.size:
             weights.append(ClusteredWeight(weight.name, values))
     return weights

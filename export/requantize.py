@@ -197,7 +197,7 @@ class _Work:
         self._write(number, values, scale)
         for op in readers:
             self._rescale_bias(op, scale)
-        clusters = len(weight.centroids)
+        clusters = len(np.unique(values))
         self.done.append(Requantized(number, weight.name, clusters, tuple(notes)))
 
     def _smallest_scales(self, readers: list[Operator], channels: int) -> NDArray[np.float64]:

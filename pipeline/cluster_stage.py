@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..cluster.batchnorm import recalibrate_batchnorm
 from ..cluster.model import cluster_weights, strip_clustering
 from ..cluster.plan import ClusterPlan, Override
+from ..errors import ExportError
 from ..evaluate.metric import get_metric
+from ..export.model_gains import model_gains
 from . import layout
 from .files import write_array, write_json
 from .models import open_saved, save_model
@@ -27,7 +31,7 @@ def run_cluster(session: Session, clusters: int, key: str) -> None:
     checkpoint = session.path(f"clusters-{clusters}", "checkpoint.npz")
     session.fresh()
     model = open_saved(session.path(layout.BASELINE_MODEL), recipe.model.source)
-    plan = plan_of(model, clusters, recipe.cluster)
+    plan = plan_of(model, clusters, recipe.cluster, _gains(session, model))
     for kept in plan.kept:
         if len(kept.weight.shape) > 1:
             session.progress.say(f"  left alone: {kept.weight.name}: {kept.reason}")
@@ -80,13 +84,32 @@ def run_cluster(session: Session, clusters: int, key: str) -> None:
     checkpoint.unlink(missing_ok=True)
 
 
-def plan_of(model: Any, clusters: int, section: ClusterSection) -> ClusterPlan:
+def plan_of(
+    model: Any,
+    clusters: int,
+    section: ClusterSection,
+    gains: Mapping[str, NDArray[np.float64]] | None = None,
+) -> ClusterPlan:
     """The plan a recipe asks for."""
     overrides = [
         Override(line.pattern, None if line.skip else line.clusters or clusters)
         for line in section.layers
     ]
-    return ClusterPlan.of(model, clusters, overrides, section.initialization, section.aggregation)
+    return ClusterPlan.of(
+        model, clusters, overrides, section.initialization, section.aggregation, gains
+    )
+
+
+def _gains(session: Session, model: Any) -> dict[str, NDArray[np.float64]]:
+    """Gains the converter will fold into the weights; none if the model has no .tflite form."""
+    if "tflite" not in session.recipe.export.formats:
+        return {}
+    try:
+        return model_gains(model)
+    except ExportError as error:
+        # the export will fail or find its own way; training does not depend on it
+        session.progress.warn(f"gains not known before clustering: {error}")
+        return {}
 
 
 def cluster_epochs(session: Session) -> int:
@@ -99,9 +122,16 @@ def cluster_epochs(session: Session) -> int:
 
 def _clustered(planned: Any) -> dict[str, Any]:
     values = planned.weight.variable.numpy()
+    notes = []
+    if planned.signs is not None:
+        values = values * planned.signs
+        notes.append("channels with a negative gain are clustered negated")
+    if planned.pin_zero:
+        notes.append("one value stays 0 for channels that are all zero")
     return {
         "name": planned.weight.name,
         "shape": list(values.shape),
         "clusters": planned.clusters,
         "in_use": len(np.unique(values)),
+        "notes": notes,
     }

@@ -1,0 +1,218 @@
+"""Plans: which weights share how many values, which are left alone and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import pytest
+
+from edgepalette.cluster.aggregation import GradientAggregation
+from edgepalette.cluster.centroids import Initialization
+from edgepalette.cluster.plan import ClusterPlan, Override
+from edgepalette.errors import ModelError, RecipeError
+
+Build = Callable[..., Any]
+
+
+def clusters_of(plan: ClusterPlan) -> dict[str, int]:
+    return {planned.weight.name: planned.clusters for planned in plan.clustered}
+
+
+def reasons_of(plan: ClusterPlan) -> dict[str, str]:
+    return {kept.weight.name: kept.reason for kept in plan.kept}
+
+
+def test_every_weight_of_the_model_is_in_the_plan_once(build: Build) -> None:
+    model = build("sequential")
+    plan = ClusterPlan.of(model)
+    listed = [id(entry.weight.variable) for entry in (*plan.clustered, *plan.kept)]
+    assert sorted(listed) == sorted(id(v) for v in model.weights if v.name != "seed_generator_state")
+    assert clusters_of(plan) == {
+        "conv/kernel": 16,
+        "depthwise/kernel": 16,
+        "transpose/kernel": 16,
+        "head/kernel": 16,
+    }
+
+
+def test_defaults_are_16_clusters_by_kmeans_with_summed_gradients(build: Build) -> None:
+    plan = ClusterPlan.of(build("functional"))
+    assert set(clusters_of(plan).values()) == {16}
+    assert {p.initialization for p in plan.clustered} == {Initialization.KMEANS}
+    assert plan.aggregation is GradientAggregation.SUM
+
+
+def test_choices_reach_every_planned_weight(build: Build) -> None:
+    plan = ClusterPlan.of(
+        build("functional"),
+        5,
+        initialization=Initialization.LINEAR,
+        aggregation=GradientAggregation.AVG,
+    )
+    assert set(clusters_of(plan).values()) == {5}
+    assert {p.initialization for p in plan.clustered} == {Initialization.LINEAR}
+    assert plan.aggregation is GradientAggregation.AVG
+
+
+@pytest.mark.parametrize(
+    ("pattern", "touched"),
+    [
+        ("head", {"head/kernel"}),
+        ("conv", {"conv/kernel"}),
+        ("Dense", {"head/kernel"}),
+        ("DepthwiseConv2D", {"depthwise/kernel"}),
+        ("*Conv2D", {"conv/kernel", "depthwise/kernel"}),
+        ("*/kernel", {"conv/kernel", "depthwise/kernel", "transpose/kernel", "head/kernel"}),
+        ("[ct]*", {"conv/kernel", "transpose/kernel"}),
+    ],
+)
+def test_an_override_names_layers_by_name_by_class_or_by_pattern(
+    build: Build, pattern: str, touched: set[str]
+) -> None:
+    plan = ClusterPlan.of(build("sequential"), 16, [Override(pattern, 4)])
+    assert {name for name, clusters in clusters_of(plan).items() if clusters == 4} == touched
+
+
+def test_of_several_overrides_that_match_the_last_one_counts(build: Build) -> None:
+    lines = [Override("head", 2), Override("*", 8), Override("conv", 4), Override("*/bias", None)]
+    plan = ClusterPlan.of(build("sequential"), 16, lines)
+    assert clusters_of(plan) == {
+        "conv/kernel": 4,
+        "depthwise/kernel": 8,
+        "transpose/kernel": 8,
+        "head/kernel": 8,
+    }
+
+
+def test_an_override_without_clusters_skips_and_the_plan_says_so(build: Build) -> None:
+    plan = ClusterPlan.of(build("sequential"), 16, [Override("head", None)])
+    assert "head/kernel" not in clusters_of(plan)
+    assert reasons_of(plan)["head/kernel"] == "skipped by the recipe"
+
+
+def test_a_later_line_takes_a_skip_back(build: Build) -> None:
+    plan = ClusterPlan.of(build("sequential"), 16, [Override("*", None), Override("head", 3)])
+    assert clusters_of(plan) == {"head/kernel": 3}
+
+
+def test_weights_left_alone_come_with_their_reasons(build: Build) -> None:
+    plan = ClusterPlan.of(build("sequential"), 16)
+    reasons = reasons_of(plan)
+    assert reasons["head/bias"] == "bias vectors stay as they are"
+    assert reasons["norm/gamma"] == "gamma vectors stay as they are"
+    assert reasons["norm/moving_variance"] == "moving_variance vectors stay as they are"
+    inputs = keras.Input((5,), dtype="int32")
+    states = keras.layers.GRU(4, name="gru")(keras.layers.Embedding(50, 6, name="words")(inputs))
+    plan = ClusterPlan.of(keras.Model(inputs, keras.layers.Dense(9, name="head")(states)))
+    assert reasons_of(plan)["words/embeddings"] == "Embedding weights are not clustered"
+    assert "weights are not clustered" in reasons_of(plan)["gru/gru_cell/kernel"]
+
+
+def test_a_weight_with_no_more_elements_than_clusters_is_kept_and_the_reason_counts() -> None:
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(4, name="a"), keras.layers.Dense(8, name="b")]
+    )
+    plan = ClusterPlan.of(model, 16)
+    assert clusters_of(plan) == {"b/kernel": 16}
+    assert reasons_of(plan)["a/kernel"] == "it has 16 elements, no more than its 16 clusters"
+
+
+def test_a_weight_of_another_type_is_kept() -> None:
+    model = keras.Sequential(
+        [
+            keras.Input((8,)),
+            keras.layers.Dense(8, name="half", dtype="float16"),
+            keras.layers.Dense(8, name="full"),
+        ]
+    )
+    reasons = reasons_of(ClusterPlan.of(model))
+    assert reasons["half/kernel"] == "its type is float16, float32 is clustered"
+
+
+def test_a_layer_derived_from_a_keras_class_is_clustered_like_it() -> None:
+    class Scaled(keras.layers.Dense):
+        pass
+
+    class Dense(keras.layers.Layer):
+        """Of the same name as a Keras class, but none."""
+
+        def build(self, input_shape: Any) -> None:
+            self.kernel = self.add_weight(shape=(input_shape[-1], 9), name="kernel")
+
+        def call(self, inputs: Any) -> Any:
+            return keras.ops.matmul(inputs, self.kernel)
+
+    model = keras.Sequential([keras.Input((8,)), Scaled(9, name="derived"), Dense(name="own")])
+    plan = ClusterPlan.of(model)
+    assert clusters_of(plan) == {"derived/kernel": 16}
+    assert reasons_of(plan)["own/kernel"] == "Dense weights are not clustered"
+
+
+@pytest.mark.parametrize("clusters", [-1, 0, 1, 257])
+def test_a_number_of_clusters_out_of_range_is_refused(build: Build, clusters: int) -> None:
+    message = f"must lie between 2 and 256, got {clusters}"
+    with pytest.raises(RecipeError, match=message):
+        ClusterPlan.of(build("sequential"), clusters)
+    with pytest.raises(RecipeError, match=message):
+        ClusterPlan.of(build("sequential"), 16, [Override("head", clusters)])
+
+
+def test_a_pattern_that_names_nothing_is_refused_and_the_layers_are_listed(build: Build) -> None:
+    with pytest.raises(
+        RecipeError, match=r"must name a layer of the model, got 'haed'; its layers: conv, .*head"
+    ):
+        ClusterPlan.of(build("sequential"), 16, [Override("conv", 4), Override("haed", 4)])
+
+
+def test_a_pattern_overridden_by_later_lines_still_names_something(build: Build) -> None:
+    plan = ClusterPlan.of(build("sequential"), 16, [Override("head", 4), Override("*", 8)])
+    assert set(clusters_of(plan).values()) == {8}
+
+
+def test_a_model_with_nothing_to_cluster_is_refused_with_every_reason(build: Build) -> None:
+    with pytest.raises(ModelError, match="a weight to cluster, got none") as caught:
+        ClusterPlan.of(build("sequential"), 16, [Override("*", None)])
+    assert "  head/kernel: skipped by the recipe" in str(caught.value)
+    assert "  head/bias: bias vectors stay as they are" in str(caught.value)
+
+
+def test_a_model_without_weights_yet_is_refused() -> None:
+    with pytest.raises(ModelError, match="got 'unbuilt' not yet built; call it once on a batch"):
+        ClusterPlan.of(keras.Sequential([keras.layers.Dense(3)], name="unbuilt"))
+
+
+def test_names_of_nested_models_follow_the_tree_and_are_unique(build: Build) -> None:
+    plan = ClusterPlan.of(build("nested"), 16, [Override("inner/conv", 4)])
+    assert clusters_of(plan) == {"inner/conv/kernel": 4, "conv/kernel": 16}
+
+
+def test_a_layers_own_name_finds_it_at_any_depth(build: Build) -> None:
+    plan = ClusterPlan.of(build("nested"), 16, [Override("conv", 4)])
+    assert clusters_of(plan) == {"inner/conv/kernel": 4, "conv/kernel": 4}
+
+
+def test_repeated_names_are_numbered() -> None:
+    def block() -> Any:
+        return keras.Sequential(
+            [keras.Input((8,)), keras.layers.Dense(8, name="dense")], name="block"
+        )
+
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, keras.layers.Add()([block()(inputs), block()(inputs)]))
+    assert set(clusters_of(ClusterPlan.of(model))) == {
+        "block/dense/kernel",
+        "block/dense/kernel#2",
+    }
+
+
+def test_a_layer_read_twice_has_one_entry(build: Build) -> None:
+    plan = ClusterPlan.of(build("shared_layer"), 4)
+    assert clusters_of(plan) == {"twice/kernel": 4, "head/kernel": 4}
+    assert len(plan.clustered) + len(plan.kept) == 4
+
+
+def test_sublayers_of_a_subclassed_model_are_found_in_attributes_and_lists(build: Build) -> None:
+    plan = ClusterPlan.of(build("subclassed"), 8)
+    assert clusters_of(plan) == {"convolution/kernel": 8, "head/kernel": 8}
