@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,7 +85,7 @@ def _operators(message: str) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[Any]:
-    """Standard output and error of this process, C++ included, into a file meanwhile."""
+    """Standard output and error of this process, C++ included, into a file meanwhile; no warnings."""
     sys.stdout.flush()
     sys.stderr.flush()
     with tempfile.TemporaryFile() as noise:
@@ -92,7 +93,10 @@ def quiet() -> Iterator[Any]:
         try:
             os.dup2(noise.fileno(), 1)
             os.dup2(noise.fileno(), 2)
-            yield noise
+            with warnings.catch_warnings():
+                # the converter warns of statistics it was given another way
+                warnings.simplefilter("ignore")
+                yield noise
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

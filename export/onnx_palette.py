@@ -20,7 +20,7 @@ from ..cluster.palette import Palette
 from ..errors import ExportError
 from .clustered import ClusteredWeight
 from .convert import quiet
-from .gains import GainMatch, channel_rows, match_gains
+from .gains import GainMatch, match_gains
 
 OPSET = 15
 PIECES = (4, 2, 1)
@@ -225,28 +225,8 @@ def _match(values: NDArray[np.float32], weights: Sequence[ClusteredWeight]) -> P
 
 
 def _palette(match: GainMatch) -> Palette:
-    signs = channel_signs(channel_rows(match.weight, match.axis))
-    along = [-1 if axis == match.axis else 1 for axis in range(match.weight.ndim)]
-    shared = Palette.of(match.weight * signs.reshape(along), match.axis)
-    gains = (match.gains * signs).astype(np.float32)
-    return Palette(shared.codes, shared.table, gains, match.axis)
-
-
-def channel_signs(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """±1 per channel (row) such that signed rows share few values.
-
-    Channels clustered negated (those with a negative gain elsewhere) are turned back: fullest channel first, each takes
-    the sign that adds fewer values to those there are.
-    """
-    distinct = [np.unique(row) for row in rows]
-    signs = np.ones(len(rows), np.float32)
-    table: set[float] = set()
-    for channel in sorted(range(len(rows)), key=lambda n: -len(distinct[n])):
-        plain, negated = set(distinct[channel].tolist()), set((-distinct[channel]).tolist())
-        if len(negated - table) < len(plain - table):
-            signs[channel], plain = -1, negated
-        table |= plain
-    return signs
+    shared = Palette.of(match.weight, match.axis)
+    return Palette(shared.codes, shared.table, match.gains.astype(np.float32), match.axis)
 
 
 class _Constants:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..export import loader
 from ..export.clustered import clustered_weights
+from ..export.model_gains import model_gains
 from ..export.palette_tflite import Tables
 from . import layout
 from .files import replacing, write_bytes, write_json
@@ -23,14 +24,15 @@ DEPLOY_SAMPLES = 16
 def run_export(session: Session, clusters: int) -> None:
     """Write every format asked for."""
     recipe, data = session.recipe, session.data
+    tflite = "tflite" in recipe.export.formats
     session.fresh()
     model = open_saved(
         session.path(layout.of_clusters(clusters, layout.CLUSTERED_MODEL)), recipe.model.source
     )
     folder = session.path(f"clusters-{clusters}")
-    weights = clustered_weights(model)
+    weights = clustered_weights(model, model_gains(model) if tflite else None)
     report: dict[str, Any] = {"weights": [weight.name for weight in weights]}
-    if "tflite" in recipe.export.formats:
+    if tflite:
         from ..export.tflite import export_tflite
 
         samples = data.examples(recipe.export.calibration, recipe.seed)
