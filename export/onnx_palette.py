@@ -7,7 +7,7 @@ unpacked by BitShift and Mod, which exist for uint8 since opset 13, so older run
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,9 +55,10 @@ def export_onnx(model: Any, weights: Sequence[ClusteredWeight]) -> OnnxFiles:
     Raises ExportError for a model tf2onnx cannot convert.
     """
     dense = _convert(model)
+    palettes = _find_palettes(dense.graph, weights)
     palette = onnx.ModelProto()
     palette.CopyFrom(dense)
-    reports = _insert_palettes(palette, weights)
+    reports = _insert_palettes(palette.graph, palettes)
     onnx.checker.check_model(palette)
     return OnnxFiles(_bytes(dense), _bytes(palette), tuple(reports))
 
@@ -172,55 +173,78 @@ def _bytes(proto: onnx.ModelProto) -> bytes:
     return bytes(proto.SerializeToString(deterministic=True))
 
 
+def _find_palettes(
+    graph: onnx.GraphProto, weights: Sequence[ClusteredWeight]
+) -> dict[str, Palette]:
+    """The palette of every initializer that has one, by the name it gets: its Keras weight's."""
+    palettes: dict[str, Palette] = {}
+    names: dict[str, str] = {}
+    for initializer in graph.initializer:
+        if not _is_weight(initializer):
+            continue
+        found = _match(numpy_helper.to_array(initializer), weights)
+        if found is not None:
+            weight, match = found
+            same = sum(name.partition("#")[0] == weight.name for name in palettes)
+            name = f"{weight.name}#{same + 1}" if same else weight.name
+            names[initializer.name] = name
+            palettes[name] = _palette(match)
+            initializer.name = name
+    for node in graph.node:
+        renamed = [names.get(name, name) for name in node.input]
+        del node.input[:]
+        node.input.extend(renamed)
+    return palettes
+
+
 def _insert_palettes(
-    proto: onnx.ModelProto, weights: Sequence[ClusteredWeight]
+    graph: onnx.GraphProto, palettes: Mapping[str, Palette]
 ) -> list[InitializerReport]:
-    graph = proto.graph
+    """Put the palettes that pay in the place of their initializers."""
     constants = _Constants()
     kept, nodes, reports = [], [], []
     for initializer in graph.initializer:
-        if initializer.data_type != TensorProto.FLOAT or _is_vector(initializer):
+        if not _is_weight(initializer):
             kept.append(initializer)
             continue
-        values = numpy_helper.to_array(initializer)
-        found = _match(values, weights)
-        dense_bytes = initializer.ByteSize()
-        if found is None:
-            reason = "it is no clustered weight times a gain per channel"
-            kept.append(initializer)
-            reports.append(_report(initializer.name, values, "dense", dense_bytes, reason))
-            continue
-        before = constants.size
-        chain = _chain(initializer.name, f"w{len(reports)}", found, constants)
-        stored = sum(node.ByteSize() for node in chain) + constants.size - before
-        if stored >= dense_bytes:
+        name, values = initializer.name, numpy_helper.to_array(initializer)
+        dense_bytes = stored = initializer.ByteSize()
+        reason = "it is no clustered weight times a gain per channel"
+        palette = palettes.get(name)
+        if palette is not None:
+            before = constants.size
+            chain = _chain(name, f"w{len(reports)}", palette, constants)
+            stored = sum(node.ByteSize() for node in chain) + constants.size - before
+            reason = f"a palette would add {stored - dense_bytes} bytes"
+        if palette is not None and stored < dense_bytes:
+            constants.keep()
+            nodes += chain
+            reports.append(_report(name, values, "palette", stored, "", palette))
+        else:
             constants.forget()
             kept.append(initializer)
-            reason = f"a palette would add {stored - dense_bytes} bytes"
-            reports.append(_report(initializer.name, values, "dense", dense_bytes, reason))
-            continue
-        constants.keep()
-        nodes += chain
-        reports.append(_report(initializer.name, values, "palette", stored, "", found))
+            reports.append(_report(name, values, "dense", dense_bytes, reason))
     _replace(graph.node, [*nodes, *graph.node])
     _replace(graph.initializer, [*kept, *constants.kept])
     return reports
 
 
-def _is_vector(initializer: TensorProto) -> bool:
-    """Whether fewer than two sizes exceed 1: a bias or a gain, in whatever shape it is broadcast."""
-    return bool(sum(size > 1 for size in initializer.dims) < 2)
+def _is_weight(initializer: TensorProto) -> bool:
+    """Whether two sizes exceed 1: no bias or gain, in whatever shape those are broadcast."""
+    several = sum(size > 1 for size in initializer.dims) >= 2
+    return bool(initializer.data_type == TensorProto.FLOAT and several)
 
 
-def _match(values: NDArray[np.float32], weights: Sequence[ClusteredWeight]) -> Palette | None:
-    """The initializer as a palette with one gain per channel of whichever axis fits."""
+def _match(
+    values: NDArray[np.float32], weights: Sequence[ClusteredWeight]
+) -> tuple[ClusteredWeight, GainMatch] | None:
+    """The weight an initializer is made of, with one gain per channel of whichever axis fits."""
     # Conv and depthwise: channels first; MatMul: last; ConvTranspose: second
     axes = dict.fromkeys((0, values.ndim - 1, 1))
     for axis in axes:
         fits = [(w, m) for w in weights if (m := match_gains(values, w.values, axis)) is not None]
         if fits:
-            _, match = min(fits, key=lambda fit: len(fit[0].centroids))
-            return _palette(match)
+            return min(fits, key=lambda fit: len(fit[0].centroids))
     return None
 
 
