@@ -86,7 +86,8 @@ def _failure(request: Request, done: subprocess.CompletedProcess[bytes]) -> str:
         name = signal.Signals(-done.returncode).name
         return f"{request.runtime} crashed ({name}) on {request.file}; the file is damaged or hits a fault of the runtime"
     lines = done.stderr.decode(errors="replace").strip().splitlines()
-    said = lines[-1] if lines else f"exit code {done.returncode}"
+    # native code says why on lines before the exception's
+    said = "; ".join(lines[-3:]) if lines else f"exit code {done.returncode}"
     return f"{request.runtime} refused {request.file}; it said: {said[:500]}"
 
 

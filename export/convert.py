@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import signal
+import subprocess
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ExportError
+
+# what parent and child leave each other in their folder
+SAVED_MODEL, SAMPLES = "model", "samples.npy"
+INT8_FILE, REFUSAL = "int8.tflite", "refusal.txt"
 
 
 def batch_one(model: Any) -> Any:
@@ -41,46 +49,52 @@ def convert_float(model: Any) -> bytes:
     """The float .tflite file of a Keras model whose batch is fixed."""
     import tensorflow as tf
 
-    return _convert(tf.lite.TFLiteConverter.from_keras_model(model))
+    with quiet():
+        try:
+            return bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+        except Exception as error:  # the converter raises whatever its passes raise
+            raise ExportError(_refusal(str(error))) from error
 
 
-def convert_int8(model: Any, samples: list[NDArray[np.float32]]) -> bytes:
-    """The int8 .tflite file, int8 in and out, activations ranged over `samples`.
+def convert_int8(model: Any, samples: NDArray[np.float32]) -> bytes:
+    """The int8 .tflite file, int8 in and out, activations ranged over `samples` (N, …).
 
-    samples: one array (N, …) per model input.
+    In a process of its own: ranging runs the model natively, and some models take the process down.
     Raises ExportError for a model with an operator that has no int8 form.
     """
-    import tensorflow as tf
-
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = lambda: (
-        [part[n : n + 1] for part in samples] for n in range(len(samples[0]))
-    )
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = tf.int8
-    converter.inference_output_type = tf.int8
-    return _convert(converter)
-
-
-def _convert(converter: Any) -> bytes:
-    with quiet() as noise:
-        try:
-            return bytes(converter.convert())
-        except Exception as error:  # the converter raises whatever its passes raise
-            noise.flush()
-            reason = str(error).strip().splitlines()
+    with tempfile.TemporaryDirectory(prefix="edgepalette-") as name:
+        folder = Path(name)
+        with quiet():
+            model.export(folder / SAVED_MODEL, verbose=False)
+        np.save(folder / SAMPLES, np.asarray(samples, np.float32), allow_pickle=False)
+        command = [sys.executable, "-P", "-m", "edgepalette.export.convert_child", name]
+        done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 # our own module
+        if done.returncode < 0:
+            crash = signal.Signals(-done.returncode).name
             raise ExportError(
-                "TensorFlow's converter could not write the model as .tflite; it said: "
-                + (reason[0][:300] if reason else type(error).__name__)
-                + _operators(str(error))
-            ) from error
+                f"TensorFlow's converter crashed ({crash}) while it ranged the int8 activations; "
+                "models with loops over time steps do that: make LSTM and GRU layers with unroll=True"
+            )
+        refused, written = folder / REFUSAL, folder / INT8_FILE
+        if refused.exists():
+            raise ExportError(_refusal(refused.read_text()))
+        if not written.exists():
+            raise ExportError(_refusal(done.stderr.decode(errors="replace")[-300:]))
+        return written.read_bytes()
 
 
-def _operators(message: str) -> str:
-    """The lines of the converter's message that name operators without a TFLite form."""
-    lines = [line.strip() for line in message.splitlines() if line.strip().startswith("tf.")]
-    return ("\noperators without an int8 TFLite form: " + "; ".join(lines[:10])) if lines else ""
+def _refusal(said: str) -> str:
+    """What the converter said, in words of use: the operators it named, else its first line."""
+    operators = list(dict.fromkeys(re.findall(r"'?\b(tf\.[A-Z]\w+)\b", said)))
+    if any("TensorList" in name for name in operators):
+        return (
+            "every operator must have an int8 TFLite form, got a loop over time steps "
+            f"({', '.join(operators)}); make LSTM and GRU layers with unroll=True"
+        )
+    if operators:
+        return f"every operator must have an int8 TFLite form, got {', '.join(operators[:10])}"
+    line = (said.strip().splitlines() or ["nothing"])[0][:300]
+    return f"TensorFlow's converter could not write the model as .tflite; it said: {line}"
 
 
 @contextlib.contextmanager

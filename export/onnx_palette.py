@@ -7,6 +7,7 @@ unpacked by BitShift and Mod, which exist for uint8 since opset 13, so older run
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,8 +60,19 @@ def export_onnx(model: Any, weights: Sequence[ClusteredWeight]) -> OnnxFiles:
     palette = onnx.ModelProto()
     palette.CopyFrom(dense)
     reports = _insert_palettes(palette.graph, palettes)
-    onnx.checker.check_model(palette)
+    _check(palette)
     return OnnxFiles(_bytes(dense), _bytes(palette), tuple(reports))
+
+
+def _check(proto: onnx.ModelProto) -> None:
+    try:
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError as error:
+        said = str(error).strip().splitlines()[0]
+        raise ExportError(
+            f"every operator must have an ONNX form (opset {OPSET}), got one tf2onnx left as it is: {said}; "
+            "leave onnx out of the formats to go on without"
+        ) from error
 
 
 def pack_piece(codes: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
@@ -102,6 +114,8 @@ def _convert(model: Any) -> Any:
     def forward(*inputs: Any) -> Any:
         return model(inputs[0] if len(inputs) == 1 else list(inputs), training=False)
 
+    # what it refuses it logs as well
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     with quiet():
         try:
             proto, _ = tf2onnx.convert.from_function(forward, signature, opset=OPSET)

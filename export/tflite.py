@@ -47,7 +47,7 @@ def export_tflite(
     Raises ExportError for a model that has no int8 TFLite form.
     """
     fixed = batch_one(model)
-    stock = convert_int8(fixed, [samples])
+    stock = convert_int8(fixed, samples)
     work = requantize(read_model(stock), read_model(convert_float(fixed)), weights)
     dense = lean(work.model)
     file = palettize(dense, tables)

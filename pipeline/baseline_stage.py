@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..evaluate.metric import get_metric
 from . import layout
 from .files import write_array, write_json
@@ -10,6 +12,9 @@ from .rows import keras_row
 from .session import Session
 from .task import near_chance
 from .training import Schedule, adam, default_epochs, predict, train
+
+# examples that range a trial conversion
+TRIAL_SAMPLES = 4
 
 
 def run_baseline(session: Session, key: str) -> None:
@@ -49,6 +54,7 @@ def run_baseline(session: Session, key: str) -> None:
         )
     save_model(model, session.path(layout.BASELINE_MODEL))
     write_array(session.path(layout.BASELINE_OUTPUTS), outputs)
+    _check_exports(session, model)
     row = keras_row(
         session, "baseline", None, session.path(layout.BASELINE_MODEL), value, outputs, outputs
     )
@@ -65,6 +71,18 @@ def run_baseline(session: Session, key: str) -> None:
         },
     )
     checkpoint.unlink(missing_ok=True)
+
+
+def _check_exports(session: Session, model: Any) -> None:
+    """Raises ExportError now, before clustering takes hours, for a model a format asked for cannot hold."""
+    from ..export.convert import batch_one, convert_int8
+    from ..export.onnx_palette import export_onnx
+
+    formats = session.recipe.export.formats
+    if "tflite" in formats:
+        convert_int8(batch_one(model), session.data.examples(TRIAL_SAMPLES, session.recipe.seed))
+    if "onnx" in formats:
+        export_onnx(model, [])
 
 
 def baseline_epochs(session: Session) -> int:

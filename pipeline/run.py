@@ -28,7 +28,7 @@ def run_recipe(
     """Run what is not finished, up to `last`; the rows of measurements.json if the report is reached.
 
     first: repeat from this stage on. force: repeat everything.
-    Raises EdgepaletteError's kinds for what a user can mend; TargetError at the end if a target failed.
+    Raises EdgepaletteError's kinds for what a user can mend; TargetError at the end if a target asked for failed.
     """
     directory = RunDirectory(recipe.directory)
     stages = stages_of(recipe, progress)
@@ -49,7 +49,8 @@ def run_recipe(
             directory.run(stage)
     if last is not Kind.REPORT:
         return []
-    _raise_failures(recipe)
+    if recipe.evaluate.targets is not None:
+        _raise_failures(recipe)
     return read_measurements(directory.path)
 
 

@@ -71,10 +71,8 @@ class Task:
         if self.kind is Kind.REGRESSION:
             return labels.astype(np.float32)
         classes = self.outputs if self.kind is Kind.CLASSES else 2
-        if labels.ndim == 2 and labels.shape[1] == classes and classes > 1:
-            rows = labels.sum(axis=1)
-            if np.allclose(rows, 1) and np.all((labels == 0) | (labels == 1)):
-                return np.asarray(labels.argmax(axis=1))
+        if is_one_hot(labels, classes):
+            return np.asarray(labels.argmax(axis=1))
         flat = labels.reshape(len(labels), -1)
         if flat.shape[1] != 1 or np.any(flat != np.round(flat)):
             raise DataError(
@@ -129,6 +127,13 @@ def _activation_name(layer: Any) -> str:
     return str(getattr(activation, "__name__", "linear"))
 
 
+def is_one_hot(labels: NDArray[Any], classes: int) -> bool:
+    """Whether every row has a single 1 among `classes` zeros."""
+    if labels.ndim != 2 or labels.shape[1] != classes:
+        return False
+    return bool(np.all((labels == 0) | (labels == 1)) and np.all(labels.sum(axis=1) == 1))
+
+
 def near_chance(task: Task, labels: NDArray[Any], accuracy: float) -> float | None:
     """The accuracy of always guessing the commonest class, if `accuracy` is not clearly above it."""
     if not task.classifies:
@@ -174,7 +179,7 @@ def _inferred(outputs: int, activation: str, data: Dataset) -> Task:
 
     labels = data.y_train
     origin = f"inferred from the last activation, {activation}"
-    one_hot_rows = labels.ndim == 2 and labels.shape[1] == outputs and outputs > 1
+    one_hot_rows = outputs > 1 and is_one_hot(labels, outputs)
     real = (
         labels.dtype.kind == "f" and not one_hot_rows and bool(np.any(labels != np.round(labels)))
     )
