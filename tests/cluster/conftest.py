@@ -81,7 +81,7 @@ def shared_layer() -> Any:
 def subclassed() -> Any:
     """A subclassed model, built."""
     model = Subclassed()
-    model.build((None, SIDE, SIDE, CHANNELS))
+    model(np.zeros((1, SIDE, SIDE, CHANNELS), np.float32))
     return model
 
 

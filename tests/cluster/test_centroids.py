@@ -20,10 +20,10 @@ LOCAL_MINIMUM = 1.02
 def kernel(name: str) -> NDArray[np.float32]:
     random = np.random.default_rng(0)
     drawn = {
-        "normal": random.normal(size=(3, 3, 10, 10)),
-        "heavy tails": random.standard_t(2, size=(3, 3, 10, 10)),
-        "two humps": random.normal(size=(30, 30)) + np.repeat([-4, 4], 15)[:, None],
-        "half zero": random.normal(size=(30, 30)) * (random.random((30, 30)) < 0.5),
+        "normal": random.normal(size=(3, 3, 8, 7)),
+        "heavy tails": random.standard_t(2, size=(3, 3, 8, 7)),
+        "two humps": random.normal(size=(22, 22)) + np.repeat([-4, 4], 11)[:, None],
+        "half zero": random.normal(size=(22, 22)) * (random.random((22, 22)) < 0.5),
     }
     return np.asarray(drawn[name], np.float32)
 

@@ -115,7 +115,7 @@ def test_a_function_that_is_not_there_and_a_value_that_is_none_are_refused(
     (own_folder / "own_values.py").write_text("limit = 3\n")
     with pytest.raises(RecipeError, match="own_values has no 'f1'"):
         get_metric("own_values:f1")
-    with pytest.raises(RecipeError, match="must be a function of"):
+    with pytest.raises(RecipeError, match="must be a function"):
         get_metric("own_values:limit")
 
 

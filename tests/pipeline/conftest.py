@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +106,33 @@ def snapshot() -> Callable[[Path], dict[str, bytes]]:
         return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
     return take
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run of the tiny model with 16 and 4 clusters, and the options it was made with."""
+
+    path: Path
+    options: tuple[str, ...]
+
+    def copy(self, folder: Path) -> FinishedRun:
+        """The same run elsewhere under the same name, to be changed freely."""
+        path = folder / self.path.name
+        shutil.copytree(self.path, path)
+        return FinishedRun(path, (*self.options[:-1], str(path)))
+
+
+@pytest.fixture(scope="session")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory,
+    npz: Path,
+    keras_file: Path,
+    command: Callable[..., Result],
+) -> FinishedRun:
+    """`edgepalette run` to its end; only look at it, `copy` to change it."""
+    path = tmp_path_factory.mktemp("runs") / "tiny-run"
+    options = ("--model", keras_file, "--data", npz, "--baseline-epochs", 1, "--epochs", 2)
+    options = tuple(map(str, (*options, "--clusters", "16,4", "--out", path)))
+    result = command("run", *options)
+    assert result.exit_code == 0, result.output
+    return FinishedRun(path, options)

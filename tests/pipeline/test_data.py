@@ -147,7 +147,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 
 def test_an_unknown_source_names_what_there_is() -> None:
-    with pytest.raises(RecipeError, match="digits, cifar10, fsdd, an .npz file or .*got 'mnist'"):
+    with pytest.raises(RecipeError, match=r"digits, cifar10, fsdd, an \.npz file or .*got 'mnist'"):
         load_dataset("mnist")
 
 

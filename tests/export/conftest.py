@@ -1,0 +1,183 @@
+"""Small clustered models of every exported layer, their files, and a way to run a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import keras
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgepalette.cluster.model import cluster_weights
+from edgepalette.cluster.plan import ClusterPlan
+from edgepalette.evaluate.child import Outcome, Request, run_file
+from edgepalette.export.clustered import clustered_weights
+from edgepalette.export.convert import quiet
+from edgepalette.export.tflite import TfliteFiles, export_tflite
+
+SAMPLES = 16
+
+
+def randomize(model: Any) -> None:
+    """Biases and BatchNorm statistics as training would leave them: every channel another gain."""
+    random = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            size = layer.gamma.shape
+            layer.gamma.assign(random.uniform(0.2, 3, size))
+            layer.beta.assign(random.normal(size=size))
+            layer.moving_mean.assign(random.normal(size=size) / 10)
+            layer.moving_variance.assign(random.uniform(0.5, 2, size))
+        elif getattr(layer, "bias", None) is not None:
+            layer.bias.assign(random.normal(size=layer.bias.shape) / 10)
+
+
+def kernels() -> Any:
+    """Convolution, depthwise with a multiplier, transposed convolution and dense, each worth a palette."""
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((12, 12, 4)),
+            layers.Conv2D(16, 5, padding="same", name="conv"),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            layers.DepthwiseConv2D(9, padding="same", depth_multiplier=2, name="depthwise"),
+            layers.BatchNormalization(),
+            layers.ReLU(),
+            # no ReLU behind it: tflite-runtime 2.14 does not know the fused one
+            layers.Conv2DTranspose(8, 5, padding="same", name="transpose"),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            layers.Dense(6, name="head"),
+        ]
+    )
+
+
+def small() -> Any:
+    """Few bytes: for reading and damaging files."""
+    layers = keras.layers
+    return keras.Sequential(
+        [
+            keras.Input((6, 6, 3)),
+            layers.Conv2D(8, 3, strides=2, padding="same", name="conv"),
+            layers.BatchNormalization(),
+            layers.ReLU(6.0),
+            layers.Flatten(),
+            layers.Dense(24, activation="relu", name="hidden"),
+            layers.Dense(4, activation="softmax", name="head"),
+        ]
+    )
+
+
+def recurrent() -> Any:
+    """Conv1D, an unrolled LSTM and a concatenation: operators with vectors among their options."""
+    layers = keras.layers
+    inputs = keras.Input((5, 4))
+    rows = layers.Conv1D(16, 3, padding="same", name="rows")(inputs)
+    states = layers.LSTM(4, unroll=True, name="lstm")(rows)
+    pooled = layers.GlobalAveragePooling1D()(rows)
+    joined = layers.Concatenate()([states, pooled])
+    return keras.Model(inputs, layers.Dense(16, name="head")(joined))
+
+
+def shared_layer() -> Any:
+    """One Dense layer read three times, at different input scales."""
+    layers = keras.layers
+    inputs = keras.Input((48,))
+    shared = layers.Dense(48, activation="relu", name="again")
+    outputs = layers.Rescaling(7.0)(shared(inputs))
+    outputs = layers.Rescaling(0.02)(shared(outputs))
+    return keras.Model(inputs, layers.Dense(48, name="head")(shared(outputs)))
+
+
+BUILDERS: dict[str, Callable[[], Any]] = {
+    builder.__name__: builder for builder in (kernels, small, recurrent, shared_layer)
+}
+
+
+@cache
+def _inputs(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.random.default_rng(1).normal(size=(SAMPLES, *shape)).astype(np.float32)
+
+
+@cache
+def _model(name: str, clusters: int) -> Any:
+    keras.utils.set_random_seed(0)
+    model = BUILDERS[name]()
+    randomize(model)
+    return cluster_weights(model, ClusterPlan.of(model, clusters))
+
+
+def convert_here(model: Any, samples: NDArray[np.float32]) -> bytes:
+    """convert_int8 without a process of its own, which would take most of the tests' time."""
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.representative_dataset = lambda: ([samples[n : n + 1]] for n in range(len(samples)))
+    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    converter.inference_input_type = converter.inference_output_type = tf.int8
+    with quiet():
+        return bytes(converter.convert())
+
+
+def _export(model: Any, samples: NDArray[np.float32]) -> TfliteFiles:
+    with mock.patch("edgepalette.export.tflite.convert_int8", convert_here):
+        return export_tflite(model, clustered_weights(model), samples)
+
+
+@cache
+def _files(name: str, clusters: int) -> TfliteFiles:
+    model = _model(name, clusters)
+    return _export(model, _inputs(model.input_shape[1:]))
+
+
+@pytest.fixture(scope="session")
+def clustered() -> Callable[[str, int], Any]:
+    """A model of BUILDERS with so many clusters; do not change it."""
+    return _model
+
+
+@pytest.fixture(scope="session")
+def exported() -> Callable[[str, int], TfliteFiles]:
+    """Its .tflite files."""
+    return _files
+
+
+@pytest.fixture(scope="session")
+def export() -> Callable[[Any, NDArray[np.float32]], TfliteFiles]:
+    """The .tflite files of any clustered model: export(model, samples)."""
+    return _export
+
+
+@pytest.fixture(scope="session")
+def inputs() -> Callable[[Any], NDArray[np.float32]]:
+    """Samples for a model: (16, …)."""
+    return lambda model: _inputs(model.input_shape[1:])
+
+
+@pytest.fixture(scope="session")
+def prepared() -> Callable[[Any], None]:
+    """Gives a model random biases and BatchNorm statistics."""
+    return randomize
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs a file's bytes in a child process: run(data, inputs, runtime, **options)."""
+
+    def run(data: bytes, examples: NDArray[np.float32], runtime: str, **options: str) -> Outcome:
+        path, values = tmp_path / "model", tmp_path / "inputs.npy"
+        path.write_bytes(data)
+        np.save(values, examples)
+        return run_file(Request(runtime, str(path), str(values), len(examples), options=options))
+
+    return run
