@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EdgepaletteError, TargetError
+from ..export.crash import crash_name
 
 WARM_UP_RUNS = 10
 TIME_LIMIT_S = 3600.0
@@ -83,7 +83,7 @@ def run_file(request: Request, time_limit_s: float = TIME_LIMIT_S) -> Outcome:
 
 def _failure(request: Request, done: subprocess.CompletedProcess[bytes]) -> str:
     if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
+        name = crash_name(done.returncode)
         return f"{request.runtime} crashed ({name}) on {request.file}; the file is damaged or hits a fault of the runtime"
     lines = done.stderr.decode(errors="replace").strip().splitlines()
     # native code says why on lines before the exception's

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import RecipeError
+from ..errors import DataError, RecipeError
 
 Outputs = NDArray[np.float32]
 Metric = Callable[[NDArray[Any], Outputs], float]
@@ -36,6 +36,10 @@ def auc(labels: NDArray[Any], outputs: Outputs) -> float:
     """Area under the ROC curve; one against the rest, averaged, for several classes."""
     from sklearn.metrics import roc_auc_score
 
+    classes = max(2, outputs.shape[-1])
+    missing = sorted(set(range(classes)) - set(np.unique(labels).tolist()))
+    if missing:
+        raise DataError(f"auc needs test examples of every class, got none of {missing[:10]}")
     if outputs.shape[-1] == 1:
         return float(roc_auc_score(labels, outputs[..., 0]))
     if outputs.shape[-1] == 2:
@@ -56,19 +60,15 @@ def get_metric(name: str) -> Metric:
     """A metric by name, or `package.module:function` of (labels, outputs). Raises RecipeError for neither."""
     if name in METRICS:
         return METRICS[name]
-    found = load_attribute(name, "metric")
-    if not callable(found):
-        raise RecipeError(f"metric {name!r} must be a function of (labels, outputs)")
+    found = load_function(name, "metric", f"one of {', '.join(METRICS)} or ")
     return lambda labels, outputs: float(found(labels, outputs))
 
 
-def load_attribute(name: str, what: str) -> Any:
+def load_attribute(name: str, what: str, own: str = "") -> Any:
     """`package.module:attribute`, the current directory included in the search. Raises RecipeError."""
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise RecipeError(
-            f"{what} must be one of edgepalette's own or package.module:function, got {name!r}"
-        )
+        raise RecipeError(f"{what} must be {own}package.module:function, got {name!r}")
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -80,6 +80,14 @@ def load_attribute(name: str, what: str) -> Any:
         ) from error
     except AttributeError as error:
         raise RecipeError(f"{what} {name!r}: {module} has no {attribute!r}") from error
+
+
+def load_function(name: str, what: str, own: str = "") -> Callable[..., Any]:
+    """`load_attribute` that can be called. Raises RecipeError for a value that cannot."""
+    found: Callable[..., Any] = load_attribute(name, what, own)
+    if not callable(found):
+        raise RecipeError(f"{what} {name!r} must be a function, got {type(found).__name__}")
+    return found
 
 
 def agreement(outputs: Outputs, reference: Outputs, classifies: bool) -> float:

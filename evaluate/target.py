@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,6 +103,7 @@ class TestSet:
     float_outputs: NDArray[np.float32]
     classifies: bool
     metric: str
+    scores: Callable[[NDArray[np.float32]], NDArray[np.float32]] = lambda outputs: outputs
 
 
 @dataclass(frozen=True)
@@ -145,9 +147,11 @@ def measure(
                 target=target.name,
                 origin=target.origin,
                 metric=tests.metric,
-                value=get_metric(tests.metric)(tests.labels[:samples], outcome.outputs),
+                value=get_metric(tests.metric)(
+                    tests.labels[:samples], tests.scores(outcome.outputs)
+                ),
                 agreement=agreement(
-                    outcome.outputs, tests.float_outputs[:samples], tests.classifies
+                    tests.scores(outcome.outputs), tests.float_outputs[:samples], tests.classifies
                 ),
                 mismatched_bytes=_mismatched(outcome, reference),
                 file_bytes=path.stat().st_size,

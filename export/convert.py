@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ExportError
+from .crash import crash_name
 
 # what parent and child leave each other in their folder
 SAVED_MODEL, SAMPLES = "model", "samples.npy"
@@ -70,7 +71,7 @@ def convert_int8(model: Any, samples: NDArray[np.float32]) -> bytes:
         command = [sys.executable, "-P", "-m", "edgepalette.export.convert_child", name]
         done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 # our own module
         if done.returncode < 0:
-            crash = signal.Signals(-done.returncode).name
+            crash = crash_name(done.returncode)
             raise ExportError(
                 f"TensorFlow's converter crashed ({crash}) while it ranged the int8 activations; "
                 "models with loops over time steps do that: make LSTM and GRU layers with unroll=True"
@@ -107,7 +108,8 @@ def quiet() -> Iterator[Any]:
         try:
             os.dup2(noise.fileno(), 1)
             os.dup2(noise.fileno(), 2)
-            with warnings.catch_warnings():
+            # Python's standard output may be another file than descriptor 1, in a notebook say
+            with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
                 # the converter warns of statistics it was given another way
                 warnings.simplefilter("ignore")
                 yield noise

@@ -134,6 +134,7 @@ def _canonical(proto: Any) -> Any:
     tf2onnx iterates over sets of names, so its order and its counters differ from process to process.
     """
     graph = proto.graph
+    graph.doc_string = ""  # names TensorFlow's function by a counter of the process
     makers = {output: node for node in graph.node for output in node.output}
     constants = {initializer.name: initializer for initializer in graph.initializer}
     names = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}
@@ -216,7 +217,9 @@ def _insert_palettes(
 ) -> list[InitializerReport]:
     """Put the palettes that pay in the place of their initializers."""
     constants = _Constants()
-    kept, nodes, reports = [], [], []
+    kept: list[TensorProto] = []
+    nodes: list[onnx.NodeProto] = []
+    reports: list[InitializerReport] = []
     for initializer in graph.initializer:
         if not _is_weight(initializer):
             kept.append(initializer)

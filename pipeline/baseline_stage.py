@@ -41,7 +41,7 @@ def run_baseline(session: Session, key: str) -> None:
         history = train(
             model, data.x_train, labels, task, schedule, checkpoint, key, session.progress
         )
-    outputs = predict(model, data.x_test)
+    outputs = task.scores(predict(model, data.x_test))
     value = metric(session.labels("test"), outputs)
     session.progress.say(f"  baseline {session.metric}: {value:.4f}")
     chance = (

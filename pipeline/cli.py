@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from .. import __version__
-from ..errors import EdgepaletteError, RecipeError
+from ..errors import EdgepaletteError, RecipeError, RunError
 
 if TYPE_CHECKING:
     from .recipe import Recipe
@@ -30,6 +30,7 @@ _PLACE_ERRORS = {
     errno.EACCES: "permission is denied",
     errno.EPERM: "permission is denied",
     errno.EROFS: "the file system is read-only",
+    errno.ENOENT: "it cannot be made there",
     errno.ENOTDIR: "a part of the path is no folder",
     errno.ENAMETOOLONG: "the path is too long",
 }
@@ -65,13 +66,13 @@ def _fail(message: str) -> NoReturn:
 )
 @click.version_option(__version__, prog_name="edgepalette")
 def main() -> None:
-    r"""Keras models whose weights share a palette of values, from training to small devices.
+    """Keras models whose weights share a palette of values, from training to small devices.
 
     \b
     edgepalette run                                   the handwritten digits, end to end
     edgepalette run --model m.keras --data d.npz --clusters 16,8,4
     edgepalette plan m.keras --clusters 16            what would be clustered, and the size it gives
-    """
+    """  # noqa: D301 # click's \b is the character, not the two signs
 
 
 def _numbers(_: click.Context, parameter: click.Parameter, value: str | None) -> list[int] | None:
@@ -93,7 +94,7 @@ def _layer_lines(layers: tuple[str, ...], skips: tuple[str, ...]) -> list[dict[s
     lines: list[dict[str, Any]] = []
     for text in layers:
         pattern, equals, number = text.rpartition("=")
-        if not equals or not number.isdigit():
+        if not equals or not number.isdecimal():
             raise RecipeError(f"--layer must be PATTERN=CLUSTERS, as conv2d_1=8, got {text!r}")
         lines.append({"pattern": pattern, "clusters": int(number)})
     return lines + [{"pattern": pattern, "skip": True} for pattern in skips]
@@ -141,12 +142,16 @@ def _with(command: Callable[..., None], options: list[Any]) -> Callable[..., Non
     return command
 
 
-def _recipe(options: dict[str, Any], stored: bool) -> Recipe:
-    """The recipe of the options; `stored`: on top of the one in the run directory, if there is one."""
-    from .recipe import read_recipe, recipe_of
-    from .run import read_recipe_of
+def _recipe(options: dict[str, Any], one_stage: bool, needs_run: bool) -> Recipe:
+    """The recipe of the options.
 
-    dotted = {
+    one_stage: on top of the recipe of the run they name, if there is one; needs_run: there must be one, unless they
+    name a model or data.
+    """
+    from .recipe import changed, read_recipe
+    from .run import holds_run, read_recipe_of
+
+    asked = {
         "model.source": options["model"],
         "data.source": options["data"],
         "data.batch_size": options["batch_size"],
@@ -163,21 +168,18 @@ def _recipe(options: dict[str, Any], stored: bool) -> Recipe:
         "seed": options["seed"],
         "out": options["out"],
     }
-    out = Path(options["out"]) if options["out"] else None
-    recipe = read_recipe(options["recipe"], dotted)
-    if stored and options["recipe"] is None and out is not None and (out / "recipe.json").is_file():
-        tree = read_recipe_of(out).to_json()
-        for key, value in dotted.items():
-            if value is not None:
-                *sections, last = key.split(".")
-                (tree[sections[0]] if sections else tree)[last] = value
-        recipe = recipe_of(tree, str(out))
-    lines = _layer_lines(options["layers"], options["skips"])
-    if lines:
-        tree = recipe.to_json()
-        tree["cluster"]["layers"] += lines
-        recipe = recipe_of(tree, "the options")
-    return recipe
+    recipe = read_recipe(options["recipe"], asked)
+    if one_stage and options["recipe"] is None:
+        if holds_run(recipe.directory):
+            recipe = changed(read_recipe_of(recipe.directory), asked)
+        elif needs_run and not (options["model"] or options["data"]):
+            raise RunError(
+                f"a run must lie at {recipe.directory}, got no {recipe.directory}/recipe.json; name one by --out, or a "
+                "model and data to make one of"
+            )
+    lines = [line.model_dump() for line in recipe.cluster.layers]
+    lines += _layer_lines(options["layers"], options["skips"])
+    return changed(recipe, {"cluster.layers": lines})
 
 
 def _run(options: dict[str, Any], first: str | None, last: str, dry_run: bool = False) -> None:
@@ -185,23 +187,25 @@ def _run(options: dict[str, Any], first: str | None, last: str, dry_run: bool = 
     from .run import planned_stages, run_recipe
     from .stages import Kind
 
-    recipe = _recipe(options, stored=last != "report" or first == "report")
+    one_stage = last != "report" or first == "report"
+    recipe = _recipe(options, one_stage, needs_run=one_stage and last != "cluster")
     progress = Progress(-1 if options["quiet"] else int(options["verbose"]))
     if dry_run:
-        for name, done in planned_stages(recipe, progress):
+        for name, done in planned_stages(
+            recipe, progress, Kind(first) if first else None, options["force"]
+        ):
             click.echo(f"{name}: {'done' if done else 'would run'}")
         return
     with _native_noise():
         rows = run_recipe(
             recipe, progress, Kind(first) if first else None, Kind(last), options["force"]
         )
-    if not rows:
-        return
     if options["as_json"]:
         click.echo(json.dumps([row.to_json() for row in rows], indent=2))
         return
     _print_rows(rows)
-    progress.say(f"report: {recipe.directory / 'report.html'}")
+    if last == "report":
+        progress.say(f"report: {recipe.directory / 'report.html'}")
 
 
 def _print_rows(rows: list[Any]) -> None:
@@ -288,9 +292,9 @@ def report(**options: Any) -> None:
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def plan(model: str, clusters: list[int] | None, layers: tuple[str, ...], skips: tuple[str, ...], data: str | None, as_json: bool) -> None:  # fmt: skip
     """What would be clustered in MODEL, what not and why, and the bytes it would take."""
-    from .planning import predict_plans, print_plans
-
     with _native_noise():
+        from .planning import predict_plans, print_plans
+
         plans = predict_plans(model, data, clusters or [16], _layer_lines(layers, skips))
     if as_json:
         click.echo(json.dumps(plans, indent=2))

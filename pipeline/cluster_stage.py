@@ -58,7 +58,7 @@ def run_cluster(session: Session, clusters: int, key: str) -> None:
     recalibrated = 0
     if recipe.cluster.recalibrate:
         recalibrated = recalibrate_batchnorm(model, calibration_batches(data, recipe.seed))
-    outputs = predict(model, data.x_test)
+    outputs = task.scores(predict(model, data.x_test))
     value = metric(session.labels("test"), outputs)
     session.progress.say(f"  clustered {session.metric}: {value:.4f}")
     save_model(model, session.path(files[0]))

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError, RecipeError
-from ..evaluate.metric import load_attribute
+from ..evaluate.metric import load_function
 from .files import sha256
 
 DATA_VARIABLE = "EDGEPALETTE_DATA"
@@ -78,13 +79,17 @@ def fingerprint(source: str) -> str:
 
 def module_hash(source: str) -> str:
     """Hash of the module file of `package.module:function`; empty if it has none."""
+    module = source.partition(":")[0]
+    # the current directory first, as load_attribute searches
+    local = Path(*module.split("."))
+    for path in (local.with_suffix(".py"), local / "__init__.py"):
+        if path.is_file():
+            return sha256(path)
     try:
-        spec = importlib.util.find_spec(source.partition(":")[0])
+        spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
-        spec = None
-    path = Path(spec.origin) if spec and spec.origin else Path(*source.partition(":")[0].split("."))
-    path = path if path.suffix else path.with_suffix(".py")
-    return sha256(path) if path.is_file() else ""
+        return ""
+    return sha256(Path(spec.origin)) if spec and spec.origin and Path(spec.origin).is_file() else ""
 
 
 def _digits() -> Dataset:
@@ -191,26 +196,31 @@ def _existing(path: Path) -> Path:
 
 def _npz(path: Path) -> Dataset:
     try:
-        with np.load(_existing(path), allow_pickle=False) as arrays:
+        # opened here: numpy leaves a file open that is no archive
+        with _existing(path).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             missing = [name for name in ARRAYS if name not in arrays.files]
             if missing:
                 raise DataError(
                     f"{path} must hold the arrays {', '.join(ARRAYS)}, got {', '.join(arrays.files) or 'none'}"
                 )
             return Dataset(path.stem, *(arrays[name] for name in ARRAYS))
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    # TypeError: a single array, as numpy.save writes it; zlib: damaged within
+    except (ValueError, TypeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path} must be an .npz file written by numpy.savez, without pickled objects; reading it failed: {error}"
         ) from None
 
 
 def _from_function(source: str) -> Dataset:
-    result = load_attribute(source, "data")()
-    arrays = [result[name] for name in ARRAYS] if isinstance(result, dict) else list(result)
+    result = load_function(source, "data")()
+    if isinstance(result, dict):
+        arrays, got = [result[name] for name in ARRAYS if name in result], ", ".join(result)
+    elif isinstance(result, list | tuple):
+        arrays, got = list(result), f"{len(result)} values"
+    else:
+        arrays, got = [], type(result).__name__
     if len(arrays) != len(ARRAYS):
-        raise DataError(
-            f"data function {source} must return {', '.join(ARRAYS)}, got {len(arrays)} values"
-        )
+        raise DataError(f"data function {source} must return {', '.join(ARRAYS)}, got {got}")
     return Dataset(source.rpartition(":")[2], *(np.asarray(array) for array in arrays))
 
 

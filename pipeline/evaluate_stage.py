@@ -31,6 +31,7 @@ def run_evaluate(session: Session, clusters: int) -> None:
             np.load(float_outputs, allow_pickle=False),
             session.task.classifies,
             session.metric,
+            session.task.scores,
         )
         with session.progress.bar("measuring", len(session.targets)) as bar:
             for target in session.targets:
@@ -39,7 +40,9 @@ def run_evaluate(session: Session, clusters: int) -> None:
                     for model in layout.FILE_MODELS
                 }
                 try:
-                    found = measure(target, session.directory.name, clusters, files, tests, effort)
+                    found = measure(
+                        target, session.directory.resolve().name, clusters, files, tests, effort
+                    )
                     rows += [row.to_json() for row in found]
                 except TargetError as error:
                     session.progress.warn(f"{target.name}: {error}")

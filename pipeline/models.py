@@ -10,7 +10,7 @@ from typing import Any
 
 from ..cluster.backend import require_tensorflow_backend
 from ..errors import ModelError, RecipeError
-from ..evaluate.metric import load_attribute
+from ..evaluate.metric import load_attribute, load_function
 from .data import Dataset, module_hash
 from .files import save_keras, sha256
 from .zoo import ZOO
@@ -53,7 +53,12 @@ def load_model(source: str, data: Dataset | None = None) -> Any:
 
 
 def save_model(model: Any, path: Path) -> None:
-    """The model as a .keras file, without what training left on it: optimizer, losses, metric states.
+    """The model as a .keras file, as `plain_copy` leaves it."""
+    save_keras(plain_copy(model), path)
+
+
+def plain_copy(model: Any) -> Any:
+    """The model without what training left on it: optimizer, losses, metric states.
 
     Raises ModelError for a class Keras cannot make again from its configuration.
     """
@@ -66,7 +71,7 @@ def save_model(model: Any, path: Path) -> None:
             "@keras.saving.register_keras_serializable()"
         ) from error
     plain.set_weights(model.get_weights())
-    save_keras(plain, path)
+    return plain
 
 
 def _existing(source: str) -> Path:
@@ -92,7 +97,8 @@ def _from_file(path: Path) -> Any:
             return keras.models.load_model(_without_groups(path, Path(folder)), compile=False)
     except Exception as error:  # Keras raises whatever its layers raise
         raise ModelError(
-            f"Keras could not load {path}; it said: {str(error).strip().splitlines()[0][:300]}; a model with layers of "
+            f"Keras could not load {path}; it said: "
+            f"{(str(error).strip().splitlines() or [type(error).__name__])[0][:300]}; a model with layers of "
             "its own is given as package.module:function"
         ) from error
 
@@ -126,7 +132,7 @@ def _drop_groups(node: Any) -> None:
 def _from_function(source: str, data: Dataset | None) -> Any:
     import keras
 
-    model = load_attribute(source, "model")()
+    model = load_function(source, "model")()
     if not isinstance(model, keras.Model):
         raise ModelError(f"{source} must give a Keras model, got {type(model).__name__}")
     if getattr(model, "inputs", None) or data is None:

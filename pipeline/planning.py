@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ def palette_bytes(size: int, clusters: int) -> int:
 
 def print_plans(plans: list[dict[str, Any]]) -> None:
     """Tables for the terminal."""
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 140)
     for plan in plans:
         table = Table(
             header_style="bold", title=f"{plan['clusters']} clusters", title_justify="left"

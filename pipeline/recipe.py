@@ -126,10 +126,12 @@ def read_recipe(path: Path | None, options: dict[str, Any]) -> Recipe:
             raise RecipeError(f"the recipe {path} cannot be read: {error}") from None
         except tomllib.TOMLDecodeError as error:
             raise RecipeError(f"the recipe {path} must be TOML: {error}") from None
-    for key, value in options.items():
-        if value is not None:
-            _set(tree, key, value)
-    return recipe_of(tree, str(path) if path else "the options")
+    return _with_options(tree, options, str(path) if path else "the options")
+
+
+def changed(recipe: Recipe, options: dict[str, Any]) -> Recipe:
+    """A recipe with options (dotted keys) in place of its values. Raises RecipeError as `read_recipe` does."""
+    return _with_options(recipe.to_json(), options, "the options")
 
 
 def recipe_of(tree: dict[str, Any], where: str) -> Recipe:
@@ -137,7 +139,24 @@ def recipe_of(tree: dict[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError("\n".join(_complaint(entry, where) for entry in error.errors())) from None
+        entries = error.errors()
+        # pydantic counts a list without its wrong entries and then calls it too short
+        told = [
+            e
+            for e in entries
+            if not (
+                e["type"] == "too_short"
+                and any(o["loc"][: len(e["loc"])] == e["loc"] for o in entries if o is not e)
+            )
+        ]
+        raise RecipeError("\n".join(_complaint(entry, where) for entry in told)) from None
+
+
+def _with_options(tree: dict[str, Any], options: dict[str, Any], where: str) -> Recipe:
+    for key, value in options.items():
+        if value is not None:
+            _set(tree, key, value)
+    return recipe_of(tree, where)
 
 
 def _complaint(entry: Any, where: str) -> str:

@@ -25,7 +25,7 @@ def keras_row(
 ) -> Measurement:
     """A Keras model's quality, and its agreement with `reference`; its latency says nothing of a device's."""
     return Measurement(
-        run=session.directory.name,
+        run=session.directory.resolve().name,
         model=model,
         clusters=clusters,
         target=HOST_KERAS,

@@ -31,8 +31,13 @@ def run_recipe(
     Raises EdgepaletteError's kinds for what a user can mend; TargetError at the end if a target asked for failed.
     """
     directory = RunDirectory(recipe.directory)
-    stages = stages_of(recipe, progress)
+    session = Session(recipe, recipe.directory, progress)
+    stages = stages_of(session)
     targets_of(recipe)  # a missing target is said before hours of training
+    directory.check()
+    trained = [stage for stage in stages if stage.kind in (Kind.BASELINE, Kind.CLUSTER)]
+    if not all(directory.is_done(stage) for stage in trained):
+        session.check()
     with directory.locked():
         directory.remove_partial()
         write_json(directory.path / layout.RECIPE, recipe.to_json())
@@ -41,29 +46,48 @@ def run_recipe(
             directory.forget(stage.name)
         for stage in stages:
             if list(Kind).index(stage.kind) > list(Kind).index(last):
-                break
+                continue
             if directory.is_done(stage):
                 progress.say(f"{stage.name}: done before")
                 continue
             progress.say(stage.name)
             directory.run(stage)
     if last is not Kind.REPORT:
-        return []
+        return _rows_of(directory, stages, last)
     if recipe.evaluate.targets is not None:
         _raise_failures(recipe)
     return read_measurements(directory.path)
 
 
-def planned_stages(recipe: Recipe, progress: Progress) -> list[tuple[str, bool]]:
-    """(stage, whether it is finished) without doing anything."""
+def planned_stages(
+    recipe: Recipe, progress: Progress, first: Kind | None = None, force: bool = False
+) -> list[tuple[str, bool]]:
+    """(stage, whether it is left as it is) without doing anything."""
     directory = RunDirectory(recipe.directory)
+    directory.check()
     targets_of(recipe)
+    stages = stages_of(Session(recipe, recipe.directory, progress))
+    forgotten = stages if force else stages_from(stages, first) if first else []
+    made: set[str] = set()
     states = []
-    unfinished = False
-    for stage in stages_of(recipe, progress):
-        unfinished = unfinished or not directory.is_done(stage)
-        states.append((stage.name, not unfinished))
+    for stage in stages:
+        again = (
+            stage in forgotten
+            or not made.isdisjoint(stage.requires)
+            or not directory.is_done(stage)
+        )
+        if again:
+            made.update(stage.ensures)
+        states.append((stage.name, not again))
     return states
+
+
+def _rows_of(directory: RunDirectory, stages: list[Stage], last: Kind) -> list[Measurement]:
+    """The rows of the reports of stages up to `last`."""
+    done = [stage for stage in stages if list(Kind).index(stage.kind) <= list(Kind).index(last)]
+    reports = [name for stage in done for name in stage.ensures if name.endswith(".json")]
+    held = [json.loads((directory.path / name).read_text()) for name in reports]
+    return [Measurement.from_json(row) for report in held for row in report.get("measurements", [])]
 
 
 def read_measurements(path: Path) -> list[Measurement]:
@@ -82,6 +106,11 @@ def read_measurements(path: Path) -> list[Measurement]:
     return [Measurement.from_json(row) for row in rows]
 
 
+def holds_run(path: Path) -> bool:
+    """Whether a folder is a run's."""
+    return (path / layout.RECIPE).is_file()
+
+
 def read_recipe_of(path: Path) -> Recipe:
     """The recipe a run directory was made from. Raises RunError if it is none."""
     from .recipe import recipe_of
@@ -96,9 +125,9 @@ def read_recipe_of(path: Path) -> Recipe:
     return recipe_of({**tree, "out": str(path)}, str(file))
 
 
-def stages_of(recipe: Recipe, progress: Progress) -> list[Stage]:
+def stages_of(session: Session) -> list[Stage]:
     """All stages of a recipe, in order."""
-    session = Session(recipe, recipe.directory, progress)
+    recipe = session.recipe
     plain = recipe.to_json()
     source = {
         "model": model_fingerprint(recipe.model.source),

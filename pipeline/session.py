@@ -49,6 +49,18 @@ class Session:
             task.canonical(getattr(self.data, name), f"{self.data.name}: {name}")
         return task
 
+    def check(self) -> None:
+        """Raises EdgepaletteError's kinds for all that can be told before anything is trained or written."""
+        from ..evaluate.metric import get_metric
+        from .cluster_stage import plan_of
+        from .models import load_model, plain_copy
+
+        get_metric(self.metric)
+        model = load_model(self.recipe.model.source, self.data)
+        plain_copy(model)  # what cannot be saved is not worth training
+        for clusters in self.recipe.cluster.clusters:
+            plan_of(model, clusters, self.recipe.cluster)
+
     @property
     def metric(self) -> str:
         """The metric of every row."""

@@ -50,9 +50,8 @@ class RunDirectory:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Make the directory and keep other runs out of it."""
+    def check(self) -> None:
+        """Raises RunError for a path that can hold no run; makes nothing."""
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"the run directory must be a folder, got the file {self.path}")
         if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / MARKERS).is_dir():
@@ -60,6 +59,11 @@ class RunDirectory:
                 f"the run directory must be new, empty or a run's, got {self.path} with other files in it; "
                 "choose another --out"
             )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the directory and keep other runs out of it."""
+        self.check()
         markers = self.path / MARKERS
         markers.mkdir(parents=True, exist_ok=True)
         with (markers / "lock").open("w") as lock:
@@ -91,6 +95,8 @@ class RunDirectory:
             held = json.loads(marker.read_text())
         except (OSError, ValueError):
             return False
+        if not isinstance(held, dict):
+            return False
         outputs = held.get("outputs", {})
         return (
             held.get("key") == self.key(stage)
@@ -109,7 +115,7 @@ class RunDirectory:
             raise RunError(
                 f"stage {stage.name} requires {', '.join(missing)} in {self.path}; run the stages before it"
             )
-        self.forget(stage.name)
+        # the marker stays: it holds the hashes of what it speaks of, and a call that fails at once loses nothing
         stage.call(key)
         left = {name: self.path / name for name in stage.ensures}
         missing = [name for name, path in left.items() if not path.is_file()]
@@ -125,7 +131,7 @@ class RunDirectory:
     def remove_partial(self) -> None:
         """Temporary files of a run that was killed."""
         for path in self.path.rglob(".*-*"):
-            if path.is_file() and path.parent.name != MARKERS and path.stat().st_nlink == 1:
+            if path.is_file() and path.stat().st_nlink == 1:
                 path.unlink()
 
     def _marker(self, name: str) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError
+from ..errors import DataError, RecipeError
 from .data import Dataset
 
 # a trained classifier this close to guessing has the wrong data, loss or labels
@@ -42,6 +42,18 @@ class Task:
         return self.kind is not Kind.REGRESSION
 
     @property
+    def logits(self) -> bool:
+        """Whether a single output is a logit, cut at 0, and no probability."""
+        return self.kind is Kind.BINARY and bool(
+            getattr(self.loss, "from_logits", False)
+            or getattr(self.loss, "_fn_kwargs", {}).get("from_logits", False)
+        )
+
+    def scores(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Outputs as metrics take them: a single logit as a probability."""
+        return np.asarray(1 / (1 + np.exp(-outputs)), np.float32) if self.logits else outputs
+
+    @property
     def metric(self) -> str:
         """The metric if none is asked for."""
         return "accuracy" if self.classifies else "mae"
@@ -69,6 +81,11 @@ class Task:
     def canonical(self, labels: NDArray[Any], name: str) -> NDArray[Any]:
         """Class numbers (N,) or regression targets. Raises DataError for labels the outputs cannot mean."""
         if self.kind is Kind.REGRESSION:
+            width = labels.shape[-1] if labels.ndim > 1 else 1
+            if width != self.outputs:
+                raise DataError(
+                    f"{name} must have {self.outputs} values a row, as the model has outputs, got shape {labels.shape}"
+                )
             return labels.astype(np.float32)
         classes = self.outputs if self.kind is Kind.CLASSES else 2
         if is_one_hot(labels, classes):
@@ -96,7 +113,7 @@ def task_of(model: Any, data: Dataset, loss: str | None) -> Task:
     _check_input(model, data)
     outputs = int(model.output_shape[-1])
     if loss is not None:
-        return _task(outputs, loss, "asked for", _kind(loss, outputs, data))
+        return _task(outputs, loss, "asked for", _kind(_name(loss), outputs, data))
     compiled = getattr(model, "loss", None) if getattr(model, "compiled", False) else None
     if compiled is not None:
         name = _name(compiled)
@@ -112,9 +129,12 @@ def last_activation(model: Any, data: Dataset) -> str:
     """
     layer = model.outputs[0]._keras_history.operation
     name = "softmax" if type(layer).__name__ == "Softmax" else _activation_name(layer)
-    if name in ("softmax", "sigmoid") or int(model.output_shape[-1]) == 1:
+    if name in ("softmax", "sigmoid"):
         return name
     outputs = np.asarray(model(data.examples(PROBED, seed=0), training=False))
+    if outputs.shape[-1] == 1:
+        two = bool(np.isin(data.y_train, (0, 1)).all())
+        return "sigmoid" if two and np.all((outputs >= 0) & (outputs <= 1)) else name
     return (
         "softmax"
         if np.all(outputs >= 0) and np.allclose(outputs.sum(axis=-1), 1, atol=1e-3)
@@ -156,8 +176,16 @@ def _check_input(model: Any, data: Dataset) -> None:
 
 
 def _name(loss: Any) -> str:
+    """A loss in snake case, however it was given. Raises RecipeError for a name Keras does not know."""
     if isinstance(loss, str):
-        return loss
+        import keras
+
+        try:
+            loss = keras.losses.get(loss)
+        except ValueError:
+            raise RecipeError(
+                f"the loss must be one Keras knows by name, got {loss!r}; see https://keras.io/api/losses"
+            ) from None
     return str(getattr(loss, "name", None) or getattr(loss, "__name__", ""))
 
 
@@ -190,6 +218,6 @@ def _inferred(outputs: int, activation: str, data: Dataset) -> Task:
     if real or outputs == 1 or activation != "linear":
         return _task(outputs, "mean_squared_error", origin, Kind.REGRESSION)
     loss = keras.losses.SparseCategoricalCrossentropy(
-        from_logits=True, name="sparse_categorical_crossentropy (from logits)"
+        from_logits=True, name="sparse_categorical_crossentropy_from_logits"
     )
     return _task(outputs, loss, origin, Kind.CLASSES)

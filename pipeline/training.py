@@ -78,7 +78,11 @@ def train(
         for epoch in range(len(history), schedule.epochs):
             batches = _Epoch(inputs, targets, schedule, epoch)
             result = model.fit(
-                batches, verbose=0, callbacks=[_Advance(bar, epoch, schedule.epochs)]
+                # Keras would shuffle batches by Python's global generator, whose state no checkpoint holds
+                batches,
+                verbose=0,
+                shuffle=False,
+                callbacks=[_Advance(bar, epoch, schedule.epochs)],
             )
             row = {name: float(values[0]) for name, values in result.history.items()}
             if not math.isfinite(row["loss"]):

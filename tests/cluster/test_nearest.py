@@ -34,7 +34,7 @@ def test_the_reference_takes_a_centroid_at_the_least_distance_and_on_a_tie_the_s
 
 
 @given(on_grid((7, 5)), st.sampled_from((2, 3, 6)).flatmap(on_grid))
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 def test_the_compiled_search_equals_the_reference_on_ties_repeats_and_any_order(
     weight: NDArray[np.float32], centroids: NDArray[np.float32]
 ) -> None:

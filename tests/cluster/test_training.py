@@ -140,7 +140,7 @@ def test_the_same_seed_gives_the_same_bits(
     runs = set()
     for _ in range(2):
         model = clustered(build, "sequential")
-        fit(model, pictures, labels, epochs=2)
+        fit(model, pictures, labels)
         runs.add(bits(model))
     assert len(runs) == 1
 
@@ -244,12 +244,12 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 keras.utils.set_random_seed(0)
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 with strategy.scope():
-    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8), keras.layers.Dense(4)])
-    model.compile(keras.optimizers.Adam(0.02), "mse")
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
+    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
     cluster_weights(model, ClusterPlan.of(model, 4))
 random = np.random.default_rng(0)
 x, y = random.normal(size=(32, 6)), random.normal(size=(32, 4))
-model.fit(x, y, batch_size=16, epochs=2, verbose=0)
+model.fit(x, y, batch_size=16, verbose=0)
 for v in model.optimizer.clustered_variables:
     copies = [part.numpy() for part in v.kernel.value.values]
     assert len(copies) == 2
