@@ -88,7 +88,8 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
 
     Clipping acts on the kernel's gradient, before it is split: summed centroid gradients would dominate a norm.
     Weight decay and the kernel's constraint act on W, never on c. Moving averages are the inner optimizer's, and are
-    followed by a refresh. A kernel whose plan has signs is clustered as signs · kernel (its constraint acts on that). Build it before `fit` (`cluster_weights` does): a traced step cannot read a kernel.
+    followed by a refresh. A kernel whose plan has signs is clustered as signs · kernel, and so is what its constraint
+    acts on. Build it before `fit` (`cluster_weights` does): a traced step cannot read a kernel.
 
     plan: a ClusterPlan of the model, or the places a saved optimizer's configuration names.
     refresh: False freezes the first indices (training as before tfmot's pull request 519), for comparisons.
@@ -142,9 +143,7 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
 
     def build(self, var_list: Sequence[Any]) -> None:
         """Make the state of every planned variable in `var_list`, all the model's trainable variables."""
-        if not tf.executing_eagerly() and not tf.inside_function():
-            raise ModelError("ClusteringOptimizer.build needs eager execution")
-        if tf.inside_function():
+        if not tf.executing_eagerly():
             raise ModelError(
                 "ClusteringOptimizer must be built before the traced training step; "
                 "call optimizer.build(model.trainable_variables) or cluster_weights(model, plan) first"

@@ -28,14 +28,7 @@ def run_baseline(session: Session, key: str) -> None:
     history = []
     checkpoint = session.path("baseline", "checkpoint.npz")
     if epochs:
-        schedule = Schedule(
-            epochs,
-            recipe.baseline.learning_rate,
-            recipe.data.batch_size,
-            recipe.seed,
-            recipe.data.flip,
-            recipe.data.crop,
-        )
+        schedule = Schedule.of(recipe, epochs, recipe.baseline.learning_rate)
         model.compile(adam(schedule, len(data.x_train)), task.loss, metrics=task.keras_metrics)
         labels = session.labels("train")
         history = train(

@@ -38,14 +38,7 @@ def run_cluster(session: Session, clusters: int, key: str) -> None:
     epochs = cluster_epochs(session)
     history = []
     if epochs:
-        schedule = Schedule(
-            epochs,
-            recipe.cluster.learning_rate,
-            recipe.data.batch_size,
-            recipe.seed,
-            recipe.data.flip,
-            recipe.data.crop,
-        )
+        schedule = Schedule.of(recipe, epochs, recipe.cluster.learning_rate)
         model.compile(adam(schedule, len(data.x_train)), task.loss, metrics=task.keras_metrics)
         cluster_weights(model, plan, refresh=recipe.cluster.refresh)
         labels = session.labels("train")

@@ -17,6 +17,7 @@ from ..errors import ModelError
 from .data import Dataset
 from .files import replacing
 from .progress import Progress
+from .recipe import Recipe
 from .task import Task
 
 # epochs if none are asked for: enough for this many steps, within these bounds
@@ -36,6 +37,12 @@ class Schedule:
     seed: int
     flip: bool
     crop: int
+
+    @classmethod
+    def of(cls, recipe: Recipe, epochs: int, learning_rate: float) -> Schedule:
+        """The schedule of one of a recipe's trainings."""
+        data = recipe.data
+        return cls(epochs, learning_rate, data.batch_size, recipe.seed, data.flip, data.crop)
 
 
 def default_epochs(examples: int, batch_size: int) -> int:
