@@ -63,10 +63,14 @@ def convert_int8(model: Any, samples: NDArray[np.float32]) -> bytes:
     In a process of its own: ranging runs the model natively, and some models take the process down.
     Raises ExportError for a model with an operator that has no int8 form.
     """
+    import tensorflow as tf
+
     with tempfile.TemporaryDirectory(prefix="edgepalette-") as name:
         folder = Path(name)
         with quiet():
-            model.export(folder / SAVED_MODEL, verbose=False)
+            # Keras would free the batch again
+            fixed = [tf.TensorSpec(spec.shape, spec.dtype) for spec in model.inputs]
+            model.export(folder / SAVED_MODEL, verbose=False, input_signature=fixed)
         np.save(folder / SAMPLES, np.asarray(samples, np.float32), allow_pickle=False)
         command = [sys.executable, "-P", "-m", "edgepalette.export.convert_child", name]
         done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 # our own module

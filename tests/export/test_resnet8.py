@@ -18,6 +18,7 @@ from edgepalette.export.loader import expand, runnable
 from edgepalette.export.model_gains import model_gains
 from edgepalette.export.onnx_palette import export_onnx
 from edgepalette.export.tflite import TfliteFiles, export_tflite
+from edgepalette.export.tflite_schema import read_model
 
 CLUSTERS = 16
 IMAGES = 60
@@ -92,6 +93,13 @@ def test_every_clustered_tensor_keeps_its_palette_and_nothing_falls_back(
 def test_the_palette_file_is_small(files: TfliteFiles) -> None:
     assert len(files.palette) <= MOST_BYTES
     assert len(files.palette) < len(files.dense) < len(files.stock)
+
+
+def test_the_batch_is_one_and_no_operator_asks_for_it(files: TfliteFiles) -> None:
+    stock = read_model(files.stock)
+    assert all(tensor.shape_signature is None for tensor in stock.subgraphs[0].tensors)
+    # 9 convolutions, 3 additions, pooling, dense, softmax; a free batch adds SHAPE, STRIDED_SLICE, PACK, RESHAPE
+    assert len(stock.subgraphs[0].operators) == 15
 
 
 def test_the_expanded_file_holds_the_dense_files_tensors(files: TfliteFiles) -> None:
