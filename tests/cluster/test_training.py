@@ -77,6 +77,7 @@ def test_fit_keeps_the_values_of_every_kind_of_model_shared(
         assert (variable.original.numpy() != old).any(), variable.kernel.path
 
 
+@pytest.mark.slow
 def test_fit_works_compiled_by_xla(build: Build, pictures: Pictures, labels: Labels) -> None:
     model = clustered(build, "sequential", jit_compile=True)
     fit(model, pictures, labels)

@@ -75,7 +75,9 @@ def test_a_palette_file_gives_the_dense_files_bits_on_every_runtime(
     samples = inputs(clustered("kernels", clusters))[:3]
     file = palette_of(clusters, tables)
     assert any(tensor.encoding == tables.value for tensor in file.tensors)
-    for runtime, options in RUNTIMES:
+    # a process for each: two numbers of clusters meet every resolver, the others the reference and TFLM
+    few = [(r, o) for r, o in RUNTIMES if o.get("resolver", "BUILTIN_REF") == "BUILTIN_REF"]
+    for runtime, options in RUNTIMES if clusters in (4, 100) else few:
         key = (clusters, f"{runtime} {options}")
         if key not in dense_outputs:
             dense_outputs[key] = run(
