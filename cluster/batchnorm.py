@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 # attributes by which Keras' noise layers say how much they disturb: at 0 they pass their input on
-NOISE_ATTRIBUTES = ("rate", "stddev")
+NOISE_ATTRIBUTES = ("rate", "stddev", "dropout", "recurrent_dropout")
 
 
 def recalibrate_batchnorm(model: Any, batches: Iterable[Any]) -> int:
@@ -44,7 +44,7 @@ def _silent_noise(model: Any) -> Iterator[None]:
         (layer, attribute)
         for layer in _layers(model)
         for attribute in NOISE_ATTRIBUTES
-        if isinstance(getattr(layer, attribute, None), float)
+        if isinstance(vars(layer).get(attribute), float)
     ]
     with _restored(noisy):
         for layer, attribute in noisy:

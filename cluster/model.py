@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
+
 from ..errors import ModelError
 from .backend import require_tensorflow_backend
 from .centroids import initialize
@@ -32,7 +34,10 @@ def cluster_weights(model: Any, plan: ClusterPlan, refresh: bool = True) -> Any:
             )
             variable.assign(signs * centroids[nearest_reference(values, centroids)])
     if compiled:
-        inner = type(model.optimizer).from_config(model.optimizer.get_config())
+        inner = model.optimizer
+        if isinstance(inner, ClusteringOptimizer):
+            inner = inner.plain_optimizer()
+        inner = type(inner).from_config(inner.get_config())
         optimizer = ClusteringOptimizer(inner, plan, refresh=refresh)
         optimizer.build(model.trainable_variables)
         _recompile(model, optimizer)
@@ -46,12 +51,18 @@ def strip_clustering(model: Any) -> Any:
     Raises ModelError for a model that was not clustered by `cluster_weights` or a ClusteringOptimizer.
     """
     optimizer = getattr(model, "optimizer", None)
+    outer = optimizer if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) else None
+    if outer is not None:
+        optimizer = outer.inner_optimizer
     if not isinstance(optimizer, ClusteringOptimizer):
         raise ModelError(
             "strip_clustering needs a model trained under a ClusteringOptimizer, "
             f"got one whose optimizer is {type(optimizer).__name__}; call cluster_weights(model, plan) first"
         )
-    _recompile(model, optimizer.plain_optimizer())
+    plain = optimizer.plain_optimizer()
+    if outer is not None:
+        plain = keras.optimizers.LossScaleOptimizer(plain)
+    _recompile(model, plain)
     return model
 
 

@@ -51,8 +51,9 @@ class ClusteredVariable:
 
     def split(self, gradient: Any) -> tuple[Any, Any]:
         """(gradient of the original weight, gradient of the centroids) from the kernel's."""
+        # a step traced for any batch size may give a gradient whose shape is not known
         original, centroids = self.algorithm.split_gradient(
-            self.flip(tf.convert_to_tensor(gradient)), self.indices.value
+            self.flip(tf.reshape(gradient, self.indices.shape)), self.indices.value
         )
         return original, centroids if self.free is None else centroids * self.free.value
 
@@ -88,8 +89,8 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
 
     Clipping acts on the kernel's gradient, before it is split: summed centroid gradients would dominate a norm.
     Weight decay and the kernel's constraint act on W, never on c. Moving averages are the inner optimizer's, and are
-    followed by a refresh. A kernel whose plan has signs is clustered as signs · kernel, and so is what its constraint
-    acts on. Build it before `fit` (`cluster_weights` does): a traced step cannot read a kernel.
+    followed by a refresh. A kernel whose plan has signs is clustered as signs · kernel. Build it before `fit`
+    (`cluster_weights` does): a traced step cannot read a kernel.
 
     plan: a ClusterPlan of the model, or the places a saved optimizer's configuration names.
     refresh: False freezes the first indices (training as before tfmot's pull request 519), for comparisons.
@@ -271,7 +272,7 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         start = initialize(values, place.clusters, place.initialization, place.pin_zero)
         original = self.add_variable(kernel.shape, dtype=kernel.dtype, name=name)
         original.assign(values)
-        original.constraint = kernel.constraint
+        original.constraint = _of_signed(kernel.constraint, signs)
         centroids = self.add_variable(
             (place.clusters,), dtype=kernel.dtype, name=f"{name}_centroids"
         )
@@ -317,3 +318,15 @@ def _places(plan: ClusterPlan | Sequence[_Place], var_list: Sequence[Any]) -> tu
         for planned in plan.clustered
         if id(planned.weight.variable) in positions
     )
+
+
+def _of_signed(constraint: Any, signs: Any) -> Any:
+    """The kernel's constraint as one on signs · kernel."""
+    if constraint is None or signs is None:
+        return constraint
+
+    def constrained(values: Any) -> Any:
+        along = tf.cast(signs.value, values.dtype)
+        return along * constraint(along * values)
+
+    return constrained

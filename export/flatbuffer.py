@@ -265,7 +265,7 @@ class _Reader:
         return start, count
 
     def _vector(self, position: int, size: int) -> bytes:
-        key = ("bytes", position)
+        key = (f"bytes of {size}", position)
         if key not in self.seen:
             start, count = self._extent(position, size)
             self.seen[key] = self.data[start : start + count * size]

@@ -252,6 +252,8 @@ class _Expansion:
 
     def _kept(self, position: int) -> int:
         """The builder's offset of a part of the old file."""
+        if not 0 < position < len(self.file.data):
+            raise FormatError("the file points outside itself; it is damaged")
         return self.tail - position
 
     def _keep_offset(self, table: int, slot: int) -> None:

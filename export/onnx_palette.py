@@ -153,7 +153,8 @@ def _canonical(proto: Any) -> Any:
             continue
         if not inputs_done:
             waiting.append((name, True))
-            waiting.extend((source, False) for source in reversed(node.input) if source)
+            sources = [*node.input, *_captured(node)]
+            waiting.extend((source, False) for source in reversed(sources) if source)
             continue
         placed.add(node.output[0])
         for output in node.output:
@@ -162,11 +163,7 @@ def _canonical(proto: Any) -> Any:
     for initializer in initializers:
         initializer.name = names[initializer.name]
     for node in nodes:
-        node.name = ""
-        for field in (node.input, node.output):
-            renamed = [names.get(name, name) for name in field]
-            del field[:]
-            field.extend(renamed)
+        _rename(node, names)
     _replace(graph.node, nodes)
     _replace(graph.initializer, initializers)
     del graph.value_info[:]
@@ -175,6 +172,37 @@ def _canonical(proto: Any) -> Any:
             if size.dim_param:
                 size.dim_param = "N"
     return proto
+
+
+def _bodies(node: Any) -> Iterator[Any]:
+    """The graphs of a Loop, Scan or If."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+
+
+def _captured(node: Any) -> list[str]:
+    """Names its bodies read from outside."""
+    found: list[str] = []
+    for body in _bodies(node):
+        own = {value.name for value in (*body.input, *body.initializer)}
+        own |= {output for inner in body.node for output in inner.output}
+        read = [name for inner in body.node for name in (*inner.input, *_captured(inner))]
+        read += [value.name for value in body.output]
+        found += [name for name in dict.fromkeys(read) if name and name not in own]
+    return found
+
+
+def _rename(node: Any, names: Mapping[str, str]) -> None:
+    """New names in a node and in its bodies."""
+    node.name = ""
+    for field in (node.input, node.output):
+        renamed = [names.get(name, name) for name in field]
+        del field[:]
+        field.extend(renamed)
+    for body in _bodies(node):
+        for inner in body.node:
+            _rename(inner, names)
 
 
 def _replace(field: Any, entries: Sequence[Any]) -> None:

@@ -185,7 +185,9 @@ class _Work:
             scale = np.full_like(scale, scale.max())
         along = [-1 if axis == match.axis else 1 for axis in range(exact.ndim)]
         # through the weight, not the file's floats: every member of a cluster must round alike
-        steps = match.weight.astype(np.float64) * (match.gains / scale).reshape(along)
+        # where the scale is the gain's own, the quotient is ±1 exactly: a tie rounds alike in every channel
+        ratio = np.where(scale == step * gains, np.sign(match.gains), step * match.gains / scale)
+        steps = match.weight.astype(np.float64) / step * ratio.reshape(along)
         values = _round(steps).astype(np.int8)
         for what, count in [
             ("negative gain", int((match.gains < 0).sum())),

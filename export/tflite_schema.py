@@ -239,16 +239,16 @@ def constant(model: Model, tensor: Tensor) -> NDArray[np.generic] | None:
     data = model.buffers[tensor.buffer].data
     if not data or tensor.type not in NUMPY_TYPES:
         return None
-    array = np.frombuffer(data, NUMPY_TYPES[TensorType(tensor.type)])
+    dtype = np.dtype(NUMPY_TYPES[TensorType(tensor.type)])
     count = 1
     for size in tensor.dims:
         count *= size
-    if count != len(array):
+    if count * dtype.itemsize != len(data):
         raise FormatError(
             f"tensor {(tensor.name or b'').decode(errors='replace')!r} of shape {tensor.dims} needs {count} values, "
-            f"got {len(array)}; the file is damaged"
+            f"got {len(data)} bytes; the file is damaged"
         )
-    return array.reshape(tensor.dims)
+    return np.frombuffer(data, dtype).reshape(tensor.dims)
 
 
 def _check(graph: SubGraph, model: Model) -> None:
