@@ -20,8 +20,9 @@ from edgepalette.evaluate.child import Outcome, Request, run_file
 from edgepalette.evaluate.metric import decisions
 
 PACKAGES = ("tflite-runtime", "ai-edge-litert")
-# int8 outputs lie this many steps of 1/256 from each other at most where two runtimes' kernels differ
-KERNEL_STEPS = 3
+# default kernels of two runtimes round convolutions apart by 1; behind a softmax that has come to 51 of 256 steps
+# (measured on ResNet8), so that decisions are what must agree
+KERNEL_STEPS = 51
 
 
 @pytest.fixture
