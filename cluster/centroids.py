@@ -1,4 +1,4 @@
-"""Where the shared values start: pure functions from a weight to K centroids."""
+"""Where the shared values start: from a weight to K centroids."""
 
 from __future__ import annotations
 
@@ -8,125 +8,89 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .nearest import midpoints
-
-LLOYD_ITERATIONS = 300
-# cuts of each kind the best intervals may end at
-GRID = 512
+from .kmeans import kmeans, kmeans_plus_plus, optimal
+from .sample import Float, Sample
 
 
 class Initialization(Enum):
-    """How the first centroids are placed."""
+    """How the first centroids are placed.
+
+    KMEANS: Lloyd's algorithm from the best intervals on a grid, the default. OPTIMAL: the least squared error there
+    is, for O(K N log N). KMEANS_PLUS_PLUS: drawn seeds, then Lloyd. LINEAR: evenly spaced values. DENSITY_BASED:
+    evenly spaced quantiles. RANDOM: uniform between the smallest and the largest weight.
+    """
 
     KMEANS = "kmeans"
+    OPTIMAL = "optimal"
+    KMEANS_PLUS_PLUS = "kmeans++"
     LINEAR = "linear"
+    DENSITY_BASED = "density"
+    RANDOM = "random"
 
 
-def linear(weight: NDArray[np.float32], clusters: int) -> NDArray[np.float32]:
+def initialize(
+    weight: NDArray[np.float32],
+    clusters: int,
+    how: Initialization,
+    pin_zero: bool = False,
+    sensitivity: NDArray[np.float32] | None = None,
+    seed: int = 0,
+) -> NDArray[np.float32]:
+    """`clusters` start values for a weight of any shape, ascending; with `pin_zero` the one nearest 0 is 0.
+
+    sensitivity: in the weight's shape, what an element's squared error counts; None counts all the same.
+    seed: of the choices that are drawn.
+    """
+    sample = Sample.of(weight, sensitivity)
+    random = np.random.default_rng([seed, clusters])
+    starts = {
+        Initialization.KMEANS: lambda: kmeans(sample, clusters),
+        Initialization.OPTIMAL: lambda: optimal(sample, clusters),
+        Initialization.KMEANS_PLUS_PLUS: lambda: kmeans_plus_plus(sample, clusters, random),
+        Initialization.LINEAR: lambda: linear(sample, clusters),
+        Initialization.DENSITY_BASED: lambda: density_based(sample, clusters),
+        Initialization.RANDOM: lambda: uniform(sample, clusters, random),
+    }
+    start = np.asarray(starts[how](), np.float32)
+    if pin_zero:
+        start[np.argmin(np.abs(start))] = 0
+    return start
+
+
+def linear(sample: Sample, clusters: int) -> Float:
     """K values evenly spaced from the smallest to the largest weight, both included."""
-    return np.asarray(np.linspace(weight.min(), weight.max(), clusters), np.float32)
+    return np.linspace(
+        float(sample.values[0]), float(sample.values[-1]), clusters, dtype=np.float64
+    )
 
 
-def kmeans(weight: NDArray[np.float32], clusters: int) -> NDArray[np.float32]:
-    """K centroids by Lloyd's algorithm in one dimension (Lloyd 1982), ascending, deterministic.
+def uniform(sample: Sample, clusters: int, random: np.random.Generator) -> Float:
+    """K values drawn evenly between the smallest and the largest weight."""
+    return np.sort(random.uniform(sample.values[0], sample.values[-1], clusters))
 
-    Started from the best intervals on a grid, from evenly spaced quantiles and from evenly spaced values; the smallest
-    squared error wins.
-    On a sorted weight a cluster is an interval, so an iteration costs O(K log N) through prefix sums.
-    Raises nothing for fewer distinct values than clusters: the spare centroids lie between the values.
+
+def density_based(sample: Sample, clusters: int) -> Float:
+    """The middles of K intervals that hold the same mass, as many different ones as the weight has.
+
+    tfmot's initialisation of this name can give a third of the values asked for.
     """
-    ordered = np.sort(weight.reshape(-1).astype(np.float64))
-    sums = np.concatenate([[0.0], np.cumsum(ordered)])
-    quantiles = np.quantile(ordered, (np.arange(clusters) + 0.5) / clusters)
-    evenly = np.linspace(ordered[0], ordered[-1], clusters)
-    starts = (_best_on_grid(ordered, sums, clusters), quantiles, evenly)
-    results = [_lloyd(ordered, sums, start) for start in starts]
-    best = min(results, key=lambda centroids: squared_error(ordered, centroids))
-    return best.astype(np.float32)
-
-
-def _best_on_grid(
-    ordered: NDArray[np.float64], sums: NDArray[np.float64], clusters: int
-) -> NDArray[np.float64]:
-    """Means of the best K intervals of the sorted weight whose ends lie on a grid.
-
-    Dynamic programming over the grid's cuts, O(K · GRID²) (Wang and Song 2011, Ckmeans.1d.dp), half of the cuts evenly
-    spaced in value and half in rank.
-    """
-    by_value = np.searchsorted(ordered, np.linspace(ordered[0], ordered[-1], GRID))
-    by_rank = np.linspace(0, len(ordered), GRID).astype(int)
-    cuts = np.unique(np.concatenate([[0, len(ordered)], by_value, by_rank]))
-    squares = np.concatenate([[0.0], np.cumsum(np.square(ordered))])
-    # squared error of the interval between every two cuts: Σx² - (Σx)² / n
-    size, total, square = (np.subtract.outer(p, p).T for p in (cuts, sums[cuts], squares[cuts]))
-    error = np.maximum(square - total * total / np.maximum(size, 1), 0)
-    error[size < 0] = np.inf
-    # best[j]: least error of the clusters so far over everything below cut j
-    best, choices = error[0], []
-    for _ in range(clusters - 1):
-        together = best[:, None] + error
-        choices.append(together.argmin(axis=0))
-        best = np.take_along_axis(together, choices[-1][None], axis=0)[0]
-    ends = [len(cuts) - 1]
-    for choice in reversed(choices):
-        ends.append(int(choice[ends[-1]]))
-    edges = cuts[[0, *reversed(ends)]]
-    means = np.diff(sums[edges]) / np.maximum(np.diff(edges), 1)
-    # an empty interval has no mean; the start is refilled where the error is largest
-    return np.where(np.diff(edges) > 0, means, ordered[0])
+    quantiles = (np.arange(clusters) + 0.5) / clusters * sample.mass[-1]
+    places = np.clip(np.searchsorted(sample.mass, quantiles, side="right") - 1, 0, sample.size - 1)
+    return np.asarray(sample.values[_apart(sample, places)], np.float64)
 
 
 def squared_error(weight: NDArray[Any], centroids: NDArray[Any]) -> float:
     """Sum of squared distances to the nearest centroid."""
-    ascending = np.sort(centroids)
-    values = ascending[np.searchsorted(midpoints(ascending), weight.reshape(-1), side="left")]
-    return float(np.square(weight.reshape(-1) - values, dtype=np.float64).sum())
+    return Sample.of(weight.astype(np.float64)).error(np.sort(centroids.astype(np.float64)))
 
 
-def _lloyd(
-    ordered: NDArray[np.float64], sums: NDArray[np.float64], start: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    centroids = _spread(ordered, start)
-    for _ in range(LLOYD_ITERATIONS):
-        edges = np.searchsorted(ordered, midpoints(centroids), side="right")
-        edges = np.concatenate([[0], edges, [len(ordered)]])
-        sizes = np.diff(edges)
-        means = np.diff(sums[edges]) / np.maximum(sizes, 1)
-        # an empty cluster moves to the member farthest from its centroid: K asked is K given
-        updated = np.sort(np.where(sizes > 0, means, np.nan))
-        empty = int(np.isnan(updated).sum())
-        if empty:
-            updated = _refill(ordered, updated[: len(updated) - empty], empty)
-        if np.array_equal(updated, centroids):
-            break
-        centroids = updated
-    return centroids
-
-
-def _spread(ordered: NDArray[np.float64], start: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The start without repeated values: repeats are refilled where the error is largest."""
-    distinct = np.unique(start)
-    return _refill(ordered, distinct, len(start) - len(distinct))
-
-
-def _refill(
-    ordered: NDArray[np.float64], centroids: NDArray[np.float64], missing: int
-) -> NDArray[np.float64]:
-    for _ in range(missing):
-        position = np.searchsorted(midpoints(centroids), ordered, side="left")
-        distance = np.abs(ordered - centroids[position])
-        farthest = ordered[int(np.argmax(distance))]
-        if farthest in centroids:  # fewer distinct values than clusters: any spare value will do
-            farthest = centroids[-1] + max(1.0, abs(centroids[-1])) * 2.0**-20
-        centroids = np.sort(np.append(centroids, farthest))
-    return centroids
-
-
-def initialize(
-    weight: NDArray[np.float32], clusters: int, how: Initialization, pin_zero: bool = False
-) -> NDArray[np.float32]:
-    """`clusters` start values for a weight of any shape; with `pin_zero` the one nearest 0 is 0."""
-    start = {Initialization.KMEANS: kmeans, Initialization.LINEAR: linear}[how](weight, clusters)
-    if pin_zero:
-        start[np.argmin(np.abs(start))] = 0
-    return start
+def _apart(sample: Sample, places: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Places of different values, each as near to the one asked for as its neighbours leave it."""
+    firsts = np.concatenate([[0], np.flatnonzero(np.diff(sample.values)) + 1])
+    if len(firsts) < len(places):  # every value, some of them repeated
+        return np.asarray(np.sort(np.resize(firsts, len(places))))
+    numbers = np.searchsorted(firsts, places, side="right") - 1
+    ranks = np.arange(len(places))
+    # strictly rising, and with enough values left above for the rest
+    rising = np.maximum.accumulate(numbers - ranks) + ranks
+    return np.asarray(firsts[np.minimum(rising, len(firsts) - len(places) + ranks)])
