@@ -7,12 +7,12 @@ Source: the weight clustering of TensorFlow Model Optimization (tfmot), pull req
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from .aggregation import GradientAggregation
+from .channels import Channels
 from .nearest import nearest
 
 # rows the gradient is folded into for DenseBincount: a fixed number keeps the sums bit-reproducible
@@ -32,19 +32,35 @@ def centroid_gradient(
     padding = -int(flat.shape[0]) % BINCOUNT_ROWS
     weights = tf.reshape(tf.pad(flat, [[0, padding]]), (BINCOUNT_ROWS, -1))
     bins = tf.reshape(tf.pad(members, [[0, padding]]), (BINCOUNT_ROWS, -1))
-    sums = tf.raw_ops.DenseBincount(input=bins, size=clusters, weights=weights)
-    total = tf.reduce_sum(sums, axis=0)
+    total = tf.reduce_sum(_row_sums(weights, bins, clusters), axis=0)
     if aggregation is GradientAggregation.SUM:
         return total
-    return tf.math.divide_no_nan(total, _sizes(members, clusters, total.dtype))
+    return tf.math.divide_no_nan(total, cluster_sizes(members, clusters, total.dtype))
 
 
-def _sizes(indices: Any, clusters: int, dtype: Any) -> Any:
-    members = tf.reshape(tf.cast(indices, tf.int32), (-1,))
+def row_gradients(
+    gradient: Any, indices: Any, clusters: int, aggregation: GradientAggregation
+) -> Any:
+    """`centroid_gradient` of every row: (rows, N) and (rows, N) to (rows, clusters)."""
+    total = _row_sums(gradient, tf.cast(indices, tf.int32), clusters)
+    if aggregation is GradientAggregation.SUM:
+        return total
+    return tf.math.divide_no_nan(total, cluster_sizes(indices, clusters, total.dtype))
+
+
+def cluster_sizes(indices: Any, clusters: int, dtype: Any) -> Any:
+    """Members of each cluster: (clusters,), or of each row's: (rows, clusters)."""
+    members = tf.cast(indices, tf.int32)
+    if len(members.shape) != 2:
+        members = tf.reshape(members, (-1,))
     no_weights = tf.zeros((0,), tf.int32)
     return tf.cast(
         tf.raw_ops.DenseBincount(input=members, size=clusters, weights=no_weights), dtype
     )
+
+
+def _row_sums(weights: Any, bins: Any, clusters: int) -> Any:
+    return tf.raw_ops.DenseBincount(input=bins, size=clusters, weights=weights)
 
 
 class ClusteringAlgorithm:
@@ -54,6 +70,7 @@ class ClusteringAlgorithm:
     cluster_gradient_aggregation: how members' gradients make a centroid's.
     data_format: for the per-channel form, where the weight's channels are: None or "channels_last" for the
         last axis, "channels_first" for the first.
+    channels: for the per-channel form of a weight whose channels lie elsewhere; instead of `data_format`.
     """
 
     def __init__(
@@ -61,6 +78,7 @@ class ClusteringAlgorithm:
         clusters_centroids: Any,
         cluster_gradient_aggregation: GradientAggregation = GradientAggregation.SUM,
         data_format: str | None = None,
+        channels: Channels | None = None,
     ) -> None:
         if data_format not in (None, "channels_last", "channels_first"):
             raise ValueError(
@@ -74,6 +92,7 @@ class ClusteringAlgorithm:
         self.cluster_centroids = clusters_centroids
         self.cluster_gradient_aggregation = GradientAggregation(cluster_gradient_aggregation)
         self.data_format = data_format
+        self._channels = channels
 
     @property
     def per_channel(self) -> bool:
@@ -90,10 +109,9 @@ class ClusteringAlgorithm:
         weight = tf.convert_to_tensor(weight)
         if not self.per_channel:
             return nearest(weight, centroids)
-        rows = self._rows(weight)
-        pairs = [nearest(rows[row], centroids[row]) for row in range(centroids.shape[0])]
-        indices, values = (tf.stack(part) for part in zip(*pairs, strict=True))
-        return self._unrows(indices, weight.shape), self._unrows(values, weight.shape)
+        channels = self._channels_of(weight.shape)
+        indices, values = nearest(channels.rows(weight), centroids)
+        return channels.unrows(indices), channels.unrows(values)
 
     def get_clustered_weight(self, pulling_indices: Any, original_weight: Any) -> Any:
         """`centroids[pulling_indices]`, differentiable in the centroids and in the original weight."""
@@ -107,7 +125,10 @@ class ClusteringAlgorithm:
     def cluster_sizes(self, pulling_indices: Any) -> Any:
         """Members of each cluster, in the centroids' shape and type."""
         clusters, dtype = int(self.cluster_centroids.shape[-1]), self.cluster_centroids.dtype
-        return self._per_row(lambda row: _sizes(row, clusters, dtype), pulling_indices)
+        if not self.per_channel:
+            return cluster_sizes(tf.reshape(pulling_indices, (-1,)), clusters, dtype)
+        rows = self._channels_of(pulling_indices.shape).rows(pulling_indices)
+        return cluster_sizes(rows, clusters, dtype)
 
     def average_centroids_gradient_by_cluster_size(
         self, cluster_centroids: Any, cluster_sizes: Any
@@ -147,47 +168,31 @@ class ClusteringAlgorithm:
 
         @tf.custom_gradient  # type: ignore[untyped-decorator] # TF has no stubs
         def lookup(values: Any) -> Any:
-            if self.per_channel:
-                picked = tf.gather(values, self._rows(indices), batch_dims=1)
-                clustered = self._unrows(picked, indices.shape)
-            else:
-                clustered = tf.gather(values, indices)
-
-            return clustered, lambda gradient: self._centroid_gradient(
+            return self.look_up(values, indices), lambda gradient: self._centroid_gradient(
                 gradient, indices, GradientAggregation.SUM
             )
 
         return lookup(centroids)
 
+    def look_up(self, centroids: Any, indices: Any) -> Any:
+        """`centroids[indices]`, without the gradient of `get_clustered_weight`."""
+        indices = tf.cast(indices, tf.int32)
+        if not self.per_channel:
+            return tf.gather(centroids, indices)
+        channels = self._channels_of(indices.shape)
+        return channels.unrows(tf.gather(centroids, channels.rows(indices), batch_dims=1))
+
     def _centroid_gradient(
         self, gradient: Any, indices: Any, aggregation: GradientAggregation
     ) -> Any:
         clusters = int(self.cluster_centroids.shape[-1])
-        return self._per_row(
-            lambda part, members: centroid_gradient(part, members, clusters, aggregation),
-            gradient,
-            indices,
-        )
-
-    def _per_row(self, function: Callable[..., Any], *arrays: Any) -> Any:
-        """`function` of the whole arrays, or of each channel's rows, stacked."""
         if not self.per_channel:
-            return function(*arrays)
-        rows = [self._rows(array) for array in arrays]
-        return tf.stack(
-            [function(*(part[row] for part in rows)) for row in range(rows[0].shape[0])]
-        )
+            return centroid_gradient(gradient, indices, clusters, aggregation)
+        channels = self._channels_of(indices.shape)
+        return row_gradients(channels.rows(gradient), channels.rows(indices), clusters, aggregation)
 
-    def _rows(self, array: Any) -> Any:
-        """(channels, elements per channel)."""
-        if self.data_format != "channels_first":
-            rank = len(array.shape)
-            array = tf.transpose(array, [rank - 1, *range(rank - 1)])
-        return tf.reshape(array, (array.shape[0], -1))
-
-    def _unrows(self, rows: Any, shape: Any) -> Any:
-        shape = list(shape)
-        if self.data_format == "channels_first":
-            return tf.reshape(rows, shape)
-        array = tf.reshape(rows, [shape[-1], *shape[:-1]])
-        return tf.transpose(array, [*range(1, len(shape)), 0])
+    def _channels_of(self, shape: Any) -> Channels:
+        if self._channels is not None:
+            return self._channels
+        axis = 0 if self.data_format == "channels_first" else -1
+        return Channels.of(tuple(shape), (axis,))

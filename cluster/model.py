@@ -8,13 +8,13 @@ import keras
 
 from ..errors import ModelError
 from .backend import require_tensorflow_backend
-from .centroids import initialize
-from .nearest import nearest_reference
 from .optimizer import ClusteringOptimizer
 from .plan import ClusterPlan
 
 
-def cluster_weights(model: Any, plan: ClusterPlan, refresh: bool = True) -> Any:
+def cluster_weights(
+    model: Any, plan: ClusterPlan, refresh: bool = True, refresh_every: int = 1
+) -> Any:
     """Give every planned weight its shared values, in place, and return the model.
 
     A compiled model goes on training under a ClusteringOptimizer around a fresh copy of its optimizer, so that
@@ -27,18 +27,13 @@ def cluster_weights(model: Any, plan: ClusterPlan, refresh: bool = True) -> Any:
     for planned in plan.clustered:
         variable = planned.weight.variable
         if id(variable) not in trained:
-            signs = 1 if planned.signs is None else planned.signs
-            values = variable.numpy() * signs
-            centroids = initialize(
-                values, planned.clusters, planned.initialization, planned.pin_zero
-            )
-            variable.assign(signs * centroids[nearest_reference(values, centroids)])
+            variable.assign(planned.cluster())
     if compiled:
         inner = model.optimizer
         if isinstance(inner, ClusteringOptimizer):
             inner = inner.plain_optimizer()
         inner = type(inner).from_config(inner.get_config())
-        optimizer = ClusteringOptimizer(inner, plan, refresh=refresh)
+        optimizer = ClusteringOptimizer(inner, plan, refresh=refresh, refresh_every=refresh_every)
         optimizer.build(model.trainable_variables)
         _recompile(model, optimizer)
     return model

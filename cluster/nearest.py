@@ -33,13 +33,15 @@ def nearest_reference(
 def nearest(weight: Any, centroids: Any) -> tuple[Any, Any]:
     """(indices int32, clustered weight), both in the weight's shape; TensorFlow tensors.
 
+    centroids: (K,) for a weight of any shape, or (rows, K) for a weight of (rows, N), each row with its own.
     An unrolled binary search compiled by XLA: log2 K gathers give index and value together.
     """
     import tensorflow as tf
 
     weight, centroids = tf.convert_to_tensor(weight), tf.convert_to_tensor(centroids)
-    search = _search(index_width(int(centroids.shape[0])), weight.dtype.name)
-    indices, values = search(tf.reshape(weight, (-1,)), centroids)
+    search = _search(index_width(int(centroids.shape[-1])), weight.dtype.name)
+    rows = weight if len(centroids.shape) == 2 else tf.reshape(weight, (1, -1))
+    indices, values = search(rows, tf.reshape(centroids, (-1, centroids.shape[-1])))
     return tf.reshape(indices, weight.shape), tf.reshape(values, weight.shape)
 
 
@@ -48,25 +50,28 @@ def _search(bits: int, dtype: str) -> Any:
     """The search for palettes of `bits` bits, traced once for all sizes; XLA compiles it for each."""
     import tensorflow as tf
 
-    spec = tf.TensorSpec((None,), dtype)
+    spec = tf.TensorSpec((None, None), dtype)
 
     @tf.function(jit_compile=True, input_signature=[spec, spec])  # type: ignore[untyped-decorator] # TF has no stubs
     def search(weight: Any, centroids: Any) -> tuple[Any, Any]:
-        last = tf.shape(centroids)[0] - 1
+        rows, count = tf.unstack(tf.shape(centroids))
         order = tf.argsort(centroids, stable=True)
-        ascending = tf.gather(centroids, order)
+        ascending = tf.gather(centroids, order, batch_dims=1)
         half = tf.constant(0.5, ascending.dtype)
-        borders = ascending[:-1] * half + ascending[1:] * half
+        borders = ascending[:, :-1] * half + ascending[:, 1:] * half
         # the largest number beyond the last border: the search walks a full tree of 2^bits leaves for any K
-        padding = tf.fill([2**bits - 1 - last], ascending.dtype.max)
-        borders = tf.concat([borders, padding], 0)
+        padding = tf.fill([rows, 2**bits - count], ascending.dtype.max)
+        borders = tf.reshape(tf.concat([borders, padding], 1), (-1,))
+        # one flat gather for all rows, each from its own part of the table
+        row = tf.range(rows)[:, None]
         position = tf.zeros_like(weight, tf.int32)
         for level in reversed(range(bits)):
             step = 1 << level
-            border = tf.gather(borders, position + (step - 1))
+            border = tf.gather(borders, row * (2**bits - 1) + position + (step - 1))
             position += tf.where(weight > border, step, 0)
-        position = tf.minimum(position, last)
-        return tf.gather(order, position), tf.gather(ascending, position)
+        place = row * count + tf.minimum(position, count - 1)
+        flat_order, flat_values = tf.reshape(order, (-1,)), tf.reshape(ascending, (-1,))
+        return tf.gather(flat_order, place), tf.gather(flat_values, place)
 
     # called as it is: TF would warn that a function of the same source is traced for every width
     return search.get_concrete_function()

@@ -8,18 +8,22 @@ move both, refreshes the indices and writes c[indices] into the kernel: layers n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from ..errors import ModelError
 from .aggregation import GradientAggregation
 from .algorithm import ClusteringAlgorithm
 from .backend import require_tensorflow_backend
-from .centroids import Initialization, initialize
-from .plan import ClusterPlan
+from .centroids import Initialization
+from .channels import Channels
+from .plan import ClusterPlan, PlannedWeight
+from .variable import ClusteredVariable
+from .weights import LayerWeight
 
 
 @dataclass(frozen=True)
@@ -28,51 +32,30 @@ class _Place:
 
     position: int
     clusters: int
-    initialization: Initialization
+    initialization: str
+    axes: tuple[int, ...] | None = None
     signed: bool = False
     pin_zero: bool = False
+    sparse: bool = False
+    int8: bool = False
 
-
-@dataclass(frozen=True, eq=False)
-class ClusteredVariable:
-    """One kernel with what training holds for it: original weight, centroids and indices.
-
-    signs: ±1 in the kernel's shape, or None. original, centroids and indices are of signs · kernel.
-    free: 0 for the centroid that stays 0, 1 for the others; None if all move.
-    """
-
-    kernel: Any
-    original: Any
-    centroids: Any
-    indices: Any
-    signs: Any
-    free: Any
-    algorithm: ClusteringAlgorithm
-
-    def split(self, gradient: Any) -> tuple[Any, Any]:
-        """(gradient of the original weight, gradient of the centroids) from the kernel's."""
-        # a step traced for any batch size may give a gradient whose shape is not known
-        original, centroids = self.algorithm.split_gradient(
-            self.flip(tf.reshape(gradient, self.indices.shape)), self.indices.value
+    @classmethod
+    def of(cls, position: int, planned: PlannedWeight) -> _Place:
+        return cls(
+            position,
+            planned.clusters,
+            planned.initialization.value,
+            None if planned.channels is None else planned.channels.axes,
+            planned.signs is not None,
+            planned.pin_zero,
+            planned.sparse,
+            planned.int8,
         )
-        return original, centroids if self.free is None else centroids * self.free.value
 
-    def refresh(self) -> None:
-        """Indices of the nearest centroids from W and c as they are now, and c[indices] into the kernel."""
-        indices, values = self.algorithm.get_indices_and_values(
-            self.original.value, self.centroids.value
-        )
-        self.indices.assign(tf.cast(indices, tf.uint8))
-        self.kernel.assign(self.flip(values))
-
-    def write_kernel(self) -> None:
-        """c[indices] into the kernel, the indices left as they are."""
-        values = tf.gather(self.centroids.value, tf.cast(self.indices.value, tf.int32))
-        self.kernel.assign(self.flip(values))
-
-    def flip(self, values: Any) -> Any:
-        """Multiply by the signs, which undoes itself."""
-        return values if self.signs is None else values * tf.cast(self.signs.value, values.dtype)
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> _Place:
+        axes = config["axes"]
+        return cls(**{**config, "axes": None if axes is None else tuple(axes)})
 
 
 class _Clustered:
@@ -94,7 +77,8 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
 
     plan: a ClusterPlan of the model, or the places a saved optimizer's configuration names.
     refresh: False freezes the first indices (training as before tfmot's pull request 519), for comparisons.
-    Raises ModelError for another backend, or an inner optimizer that both clips and accumulates gradients.
+    refresh_every: steps from one refresh of the indices to the next; between them only the centroids' values move.
+    Raises ModelError for another backend or a loss scale inside.
     """
 
     def __init__(
@@ -103,6 +87,7 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         plan: ClusterPlan | Sequence[_Place],
         refresh: bool = True,
         aggregation: GradientAggregation | None = None,
+        refresh_every: int = 1,
         name: str | None = None,
     ) -> None:
         require_tensorflow_backend()
@@ -112,27 +97,15 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
                 "the loss scale must stand outside the clustering, got ClusteringOptimizer(LossScaleOptimizer(…)); "
                 "write LossScaleOptimizer(ClusteringOptimizer(…))"
             )
-        clips = {
-            "clipnorm": inner_optimizer.clipnorm,
-            "clipvalue": inner_optimizer.clipvalue,
-            "global_clipnorm": inner_optimizer.global_clipnorm,
-        }
-        if inner_optimizer.gradient_accumulation_steps and any(clips.values()):
-            raise ModelError(
-                "clustering takes an optimizer that clips or accumulates gradients, got one that does both; "
-                "drop gradient_accumulation_steps or the clipping"
-            )
-        super().__init__(
-            learning_rate=0.0,
-            loss_scale_factor=inner_optimizer.loss_scale_factor,
-            name=name,
-            **clips,
-        )
-        # what this optimizer does before the split, the inner one must not do again
-        for option in (*clips, "loss_scale_factor"):
+        if refresh_every < 1:
+            raise ModelError(f"refresh_every must be at least 1 step, got {refresh_every}")
+        taken = {option: getattr(inner_optimizer, option) for option in TAKEN_OVER}
+        super().__init__(learning_rate=0.0, name=name, **taken)
+        for option in taken:
             setattr(inner_optimizer, option, None)
         self.inner_optimizer = inner_optimizer
         self.refresh = refresh
+        self.refresh_every = refresh_every
         self._plan = plan
         if aggregation is None:
             aggregation = (
@@ -161,7 +134,7 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         self.inner_optimizer.build(self._inner_variables(var_list))
         super().build(list(var_list))
         for variable in self._clustered.variables:
-            variable.refresh()
+            variable.write(True)
 
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         """One step: split the kernel gradients, update W and c, refresh the indices, write the kernels."""
@@ -174,10 +147,17 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         grads, variables = self._filter_empty_gradients(grads, variables)
         if self.loss_scale_factor is not None:
             grads = [gradient / self.loss_scale_factor for gradient in grads]
-        grads = self._clip_gradients(grads)
+        # Keras' own clipping and accumulation, which end in `_backend_update_step`
+        self._backend_apply_gradients(grads, variables)
+        self._iterations.assign_add(1)
+
+    def _backend_update_step(
+        self, grads: Sequence[Any], trainable_variables: Sequence[Any], learning_rate: Any
+    ) -> None:
+        """What Keras calls with the gradients that count: split, let the inner optimizer move, write the kernels."""
         own_grads, own_variables = [], []
         centroid_grads, centroids = [], []
-        for gradient, variable in zip(grads, variables, strict=True):
+        for gradient, variable in zip(grads, trainable_variables, strict=True):
             clustered = self._clustered.by_kernel.get(id(variable))
             if clustered is not None:
                 gradient, centroid = clustered.split(gradient)
@@ -186,13 +166,16 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
                 variable = clustered.original
             own_grads.append(gradient)
             own_variables.append(variable)
+        # accumulated steps count for the inner optimizer's schedule as they do in plain Keras
+        if self.gradient_accumulation_steps:
+            self.inner_optimizer.iterations.assign(self._iterations)
         self.inner_optimizer.apply([*own_grads, *centroid_grads], [*own_variables, *centroids])
         self._write_kernels()
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         """Moving averages into W and c, then the kernels follow."""
         self.inner_optimizer.finalize_variable_values(self._inner_variables(var_list))
-        self._write_kernels()
+        self._write_kernels(last=True)
 
     @property
     def variables(self) -> list[Any]:
@@ -215,8 +198,8 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
 
     @property
     def iterations(self) -> Any:
-        """Steps the inner optimizer has made."""
-        return self.inner_optimizer.iterations
+        """Calls of `apply`, those that only accumulate among them."""
+        return self._iterations
 
     def get_config(self) -> dict[str, Any]:
         """Serializable once built: planned weights are named by their places among the trainable variables."""
@@ -227,11 +210,9 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         return {
             "name": self.name,
             "inner_optimizer": keras.saving.serialize_keras_object(self.plain_optimizer()),
-            "plan": [
-                [p.position, p.clusters, p.initialization.value, p.signed, p.pin_zero]
-                for p in self._places
-            ],
+            "plan": [asdict(place) for place in self._places],
             "refresh": self.refresh,
+            "refresh_every": self.refresh_every,
             "aggregation": self.aggregation.value,
         }
 
@@ -244,11 +225,9 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
             keras.saving.deserialize_keras_object(
                 config["inner_optimizer"], custom_objects=custom_objects
             ),
-            [
-                _Place(int(position), int(clusters), Initialization(how), signed, pin_zero)
-                for position, clusters, how, signed, pin_zero in config["plan"]
-            ],
+            [_Place.from_config(place) for place in config["plan"]],
             refresh=config["refresh"],
+            refresh_every=config["refresh_every"],
             aggregation=GradientAggregation(config["aggregation"]),
             name=config["name"],
         )
@@ -256,34 +235,57 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
     def plain_optimizer(self) -> Any:
         """The inner optimizer's settings as the user gave them, in a new, unbuilt optimizer."""
         config = self.inner_optimizer.get_config()
-        for option in ("clipnorm", "clipvalue", "global_clipnorm", "loss_scale_factor"):
+        for option in TAKEN_OVER:
             config[option] = getattr(self, option)
         return type(self.inner_optimizer).from_config(config)
 
     def _add(self, place: _Place, kernel: Any) -> ClusteredVariable:
-        name, signs = kernel.name, None
-        values = kernel.numpy()
-        if place.signed:
-            # from the plan now, from the file when a saved optimizer is loaded
-            signs = self.add_variable(kernel.shape, "ones", dtype="int8", name=f"{name}_signs")
-            if isinstance(self._plan, ClusterPlan):
-                signs.assign(self._plan.signs_of(kernel))
-            values = values * signs.numpy()
-        start = initialize(values, place.clusters, place.initialization, place.pin_zero)
-        original = self.add_variable(kernel.shape, dtype=kernel.dtype, name=name)
-        original.assign(values)
-        original.constraint = _of_signed(kernel.constraint, signs)
-        centroids = self.add_variable(
-            (place.clusters,), dtype=kernel.dtype, name=f"{name}_centroids"
+        """The state of one kernel: new values from the plan, or space for those of a saved optimizer."""
+        planned = self._planned(place, kernel)
+        start, values = planned.start(), planned.values()
+        table = start.shape
+
+        def add(shape: Any, name: str, value: Any, dtype: Any = kernel.dtype) -> Any:
+            variable = self.add_variable(shape, dtype=dtype, name=f"{kernel.name}{name}")
+            variable.assign(value)
+            return variable
+
+        signs = (
+            add(kernel.shape, "_signs", np.broadcast_to(planned.flips, values.shape), "int8")
+            if place.signed
+            else None
         )
-        centroids.assign(start)
-        indices = self.add_variable(kernel.shape, dtype="uint8", name=f"{name}_indices")
-        free = None
-        if place.pin_zero:
-            free = self.add_variable((place.clusters,), dtype=kernel.dtype, name=f"{name}_free")
-            free.assign((start != 0).astype(start.dtype))
-        algorithm = ClusteringAlgorithm(centroids.value, self.aggregation)
-        return ClusteredVariable(kernel, original, centroids, indices, signs, free, algorithm)
+        original = add(kernel.shape, "", values)
+        original.constraint = _of_signed(kernel.constraint, signs)
+        centroids = add(table, "_centroids", start)
+        return ClusteredVariable(
+            kernel,
+            original,
+            centroids,
+            indices=add(kernel.shape, "_indices", np.zeros(values.shape), "uint8"),
+            signs=signs,
+            free=add(table, "_free", start != 0) if place.pin_zero else None,
+            mask=add(kernel.shape, "_mask", values != 0, "int8") if place.sparse else None,
+            int8=place.int8,
+            algorithm=ClusteringAlgorithm(
+                centroids.value, self.aggregation, channels=planned.channels
+            ),
+        )
+
+    def _planned(self, place: _Place, kernel: Any) -> PlannedWeight:
+        if isinstance(self._plan, ClusterPlan):
+            return self._plan.planned(kernel)
+        # saved: only the shapes matter, the values come from the file
+        shape = tuple(int(size) for size in kernel.shape)
+        return PlannedWeight(
+            LayerWeight(kernel.path, kernel.path, "", None, kernel),
+            place.clusters,
+            Initialization(place.initialization),
+            channels=None if place.axes is None else Channels.of(shape, place.axes),
+            pin_zero=place.pin_zero,
+            sparse=place.sparse,
+            int8=place.int8,
+        )
 
     def _replace(self, variables: Sequence[Any]) -> list[Any]:
         """The variables with each clustered kernel's original weight in its place."""
@@ -294,12 +296,39 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         """What the inner optimizer updates: originals in place of the kernels, and the centroids."""
         return [*self._replace(var_list), *(v.centroids for v in self._clustered.variables)]
 
-    def _write_kernels(self) -> None:
+    def _write_kernels(self, last: bool = False) -> None:
+        """New indices where they are due, and the kernels' values; on every replica by itself, without traffic."""
+        due = self._due(last)
+        context = tf.distribute.get_replica_context()
+        if context is None or not tf.distribute.has_strategy():
+            for variable in self._clustered.variables:
+                variable.write(due)
+        else:
+            context.merge_call(self._write_everywhere, args=(due,))
+
+    def _write_everywhere(self, strategy: Any, due: Any) -> None:
         for variable in self._clustered.variables:
-            if self.refresh:
-                variable.refresh()
-            else:
-                variable.write_kernel()
+            state = variable.state
+            strategy.extended.update(
+                state[0], variable.write_into, args=(*state[1:], due), group=False
+            )
+
+    def _due(self, last: bool) -> Any:
+        """Whether the indices are refreshed now: a Python bool where it never changes."""
+        if not self.refresh or last or self.refresh_every == 1:
+            return self.refresh
+        # this step is counted when it is done
+        return tf.equal((self._iterations.value + 1) % self.refresh_every, 0)
+
+
+# what this optimizer does before the split, the inner one must not do again
+TAKEN_OVER = (
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
 
 
 def _places(plan: ClusterPlan | Sequence[_Place], var_list: Sequence[Any]) -> tuple[_Place, ...]:
@@ -308,13 +337,7 @@ def _places(plan: ClusterPlan | Sequence[_Place], var_list: Sequence[Any]) -> tu
         return tuple(plan)
     positions = {id(variable): position for position, variable in enumerate(var_list)}
     return tuple(
-        _Place(
-            positions[id(planned.weight.variable)],
-            planned.clusters,
-            planned.initialization,
-            planned.signs is not None,
-            planned.pin_zero,
-        )
+        _Place.of(positions[id(planned.weight.variable)], planned)
         for planned in plan.clustered
         if id(planned.weight.variable) in positions
     )

@@ -12,18 +12,21 @@ from numpy.typing import NDArray
 
 from ..errors import ModelError, RecipeError
 from .aggregation import GradientAggregation
-from .centroids import Initialization
+from .centroids import Initialization, initialize
+from .channels import Channels, channel_axes
+from .nearest import nearest_reference
 from .palette import MAX_CLUSTERS
 from .weights import LayerWeight, layer_weights
 
-# kernels whose products are what a palette can stand for, by the Keras class that defines them
-CLUSTERED_KERNELS = {
-    "Dense": "kernel",
-    "Conv1D": "kernel",
-    "Conv2D": "kernel",
-    "DepthwiseConv2D": "kernel",
-    "Conv2DTranspose": "kernel",
-}
+# what Keras' layers call the weights they multiply their inputs by, or look up
+CLUSTERED_NAMES = frozenset(
+    {"kernel", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel", "embeddings"}
+)
+# a depthwise kernel is a few weights per channel, each channel with its own spread: fewer values cost accuracy and
+# save next to nothing
+LEAST_DEPTHWISE_CLUSTERS = 16
+# a kernel with this part of exact zeros was pruned, and stays so
+SPARSE_PART = 0.3
 
 
 @dataclass(frozen=True)
@@ -31,10 +34,12 @@ class Override:
     """One line of selective clustering: what `pattern` names gets `clusters`, or is skipped if None.
 
     pattern: a layer's name, its class, or a weight's name, each with shell wildcards (`block_*`, `Dense`, `*/kernel`).
+    per_channel: whether each output channel gets values of its own; None as the plan says.
     """
 
     pattern: str
     clusters: int | None
+    per_channel: bool | None = None
 
     def matches(self, weight: LayerWeight) -> bool:
         """Whether this line speaks of `weight`."""
@@ -47,20 +52,82 @@ class Override:
 class PlannedWeight:
     """A weight that will share `clusters` values.
 
+    channels: the output channels, if each has values of its own.
     signs: ±1 in the weight's shape where some are -1: what shares the values is signs · weight.
     pin_zero: whether one of the values stays 0.
+    sparse: whether weights that are 0 stay 0.
+    int8: whether the values lie on the grid of symmetric int8 weights.
+    sensitivity: in the weight's shape, what an element's error counts when the first values are placed.
+    raised: whether it got more clusters than were asked for, as a depthwise kernel.
     """
 
     weight: LayerWeight
     clusters: int
     initialization: Initialization
+    channels: Channels | None = None
     signs: NDArray[np.int8] | None = None
     pin_zero: bool = False
+    sparse: bool = False
+    int8: bool = False
+    sensitivity: NDArray[np.float32] | None = None
+    seed: int = 0
+    raised: bool = False
 
     @property
     def size(self) -> int:
         """Number of elements."""
         return _size(self.weight)
+
+    @property
+    def flips(self) -> Any:
+        """The signs, or 1."""
+        return 1 if self.signs is None else self.signs
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is special about it, for people."""
+        said = {
+            f"a depthwise kernel gets at least {LEAST_DEPTHWISE_CLUSTERS} clusters": self.raised,
+            "every output channel has values of its own": self.channels is not None,
+            "channels with a negative gain are clustered negated": self.signs is not None,
+            "zeros stay zeros, one of the values among them": self.sparse,
+            "one value stays 0 for channels that are all zero": self.pin_zero and not self.sparse,
+        }
+        return tuple(text for text, holds in said.items() if holds)
+
+    def values(self) -> NDArray[np.float32]:
+        """What shares the values now: signs · weight."""
+        return np.asarray(self.weight.variable.numpy() * self.flips)
+
+    def start(self) -> NDArray[np.float32]:
+        """The first centroids: (clusters,), or (channels, clusters)."""
+        values = self.values()
+
+        def placed(part: NDArray[np.float32], felt: NDArray[np.float32] | None) -> Any:
+            return initialize(
+                part, self.clusters, self.initialization, self.pin_zero, felt, self.seed
+            )
+
+        if self.channels is None:
+            return np.asarray(placed(values, self.sensitivity))
+        felt = None if self.sensitivity is None else self.channels.array_rows(self.sensitivity)
+        return np.stack(
+            [
+                placed(row, None if felt is None else felt[number])
+                for number, row in enumerate(self.channels.array_rows(values))
+            ]
+        )
+
+    def cluster(self) -> NDArray[np.float32]:
+        """The weight with its first centroids' values in place of its own."""
+        values, start = self.values(), self.start()
+        if self.channels is None:
+            return np.asarray(self.flips * start[nearest_reference(values, start)])
+        rows = self.channels.array_rows(values)
+        near = [
+            table[nearest_reference(row, table)] for row, table in zip(rows, start, strict=True)
+        ]
+        return np.asarray(self.flips * self.channels.array_unrows(np.stack(near)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,9 +160,23 @@ class ClusterPlan:
         initialization: Initialization = Initialization.KMEANS,
         aggregation: GradientAggregation = GradientAggregation.SUM,
         gains: Mapping[str, NDArray[np.float64]] | None = None,
+        per_channel: bool = False,
+        min_size: int = 0,
+        preserve_sparsity: bool = True,
+        int8: bool = False,
+        sensitivity: Mapping[str, NDArray[np.float32]] | None = None,
+        seed: int = 0,
     ) -> ClusterPlan:
         """The plan for a built Keras model; of several overrides that match, the last one counts.
 
+        Depthwise kernels no override speaks of get at least 16 clusters. Weights of layers that are not Keras' own
+        are clustered if they have two dimensions or more and are not called bias.
+
+        per_channel: values of its own for every output channel.
+        min_size: weights of fewer elements are left alone, unless an override names them.
+        preserve_sparsity: in a kernel of which 30 % or more is 0, what is 0 stays 0.
+        int8: hold the values on the grid of int8 while training.
+        sensitivity: by weight name, as `sensitivities` gives them. seed: of initialisations that are drawn.
         gains: by weight name, what each element is multiplied by in the deployed model (BatchNorm's factor, say), in
         the weight's shape. A negative one flips the element's sign before clustering, one that is 0 pins a centroid
         to 0: then the products need no more values than the weight has clusters.
@@ -119,12 +200,31 @@ class ClusterPlan:
         for weight in layer_weights(model):
             lines = [line for line in overrides if line.matches(weight)]
             unused = [line for line in unused if line not in lines]
-            asked = lines[-1].clusters if lines else clusters
-            reason = _reason_to_keep(weight, asked)
+            asked = lines[-1].clusters if lines else _default_clusters(weight, clusters)
+            reason = _reason_to_keep(weight, asked, 0 if lines else min_size)
             if reason is not None or asked is None:
                 kept.append(KeptWeight(weight, reason or "skipped by the recipe"))
-            else:
-                clustered.append(_planned(weight, asked, initialization, gains or {}))
+                continue
+            own = next((e.per_channel for e in reversed(lines) if e.per_channel is not None), None)
+            channels = _channels(weight) if (per_channel if own is None else own) else None
+            # a table of its own takes a negative gain as it is
+            gain = (gains or {}).get(weight.name) if channels is None else None
+            sparse = preserve_sparsity and _is_sparse(weight)
+            clustered.append(
+                PlannedWeight(
+                    weight,
+                    asked,
+                    initialization,
+                    channels,
+                    None if gain is None else _signs(gain),
+                    sparse or (gain is not None and bool(np.any(gain == 0))),
+                    sparse,
+                    int8,
+                    (sensitivity or {}).get(weight.name),
+                    seed,
+                    raised=asked > clusters and not lines,
+                )
+            )
         if unused:
             raise RecipeError(
                 f"every layer pattern must name a layer of the model, got {unused[0].pattern!r}; "
@@ -138,13 +238,9 @@ class ClusterPlan:
             )
         return plan
 
-    def signs_of(self, variable: Any) -> NDArray[np.int8]:
-        """The planned signs of a variable that has some."""
-        return next(
-            planned.signs
-            for planned in self.clustered
-            if planned.weight.variable is variable and planned.signs is not None
-        )
+    def planned(self, variable: Any) -> PlannedWeight:
+        """What is planned for a variable that is clustered."""
+        return next(planned for planned in self.clustered if planned.weight.variable is variable)
 
 
 def check_clusters(clusters: int) -> None:
@@ -155,17 +251,27 @@ def check_clusters(clusters: int) -> None:
         )
 
 
-def _planned(
-    weight: LayerWeight,
-    clusters: int,
-    initialization: Initialization,
-    gains: Mapping[str, NDArray[np.float64]],
-) -> PlannedWeight:
-    gain = gains.get(weight.name)
-    if gain is None:
-        return PlannedWeight(weight, clusters, initialization)
-    signs = np.where(gain < 0, -1, 1).astype(np.int8) if np.any(gain < 0) else None
-    return PlannedWeight(weight, clusters, initialization, signs, bool(np.any(gain == 0)))
+def _signs(gain: NDArray[np.float64]) -> NDArray[np.int8] | None:
+    return np.where(gain < 0, -1, 1).astype(np.int8) if np.any(gain < 0) else None
+
+
+def _default_clusters(weight: LayerWeight, clusters: int) -> int:
+    if _is_depthwise(weight):
+        return max(clusters, LEAST_DEPTHWISE_CLUSTERS)
+    return clusters
+
+
+def _is_depthwise(weight: LayerWeight) -> bool:
+    return len(_channels(weight).axes) == 2 and "Einsum" not in weight.layer_type
+
+
+def _channels(weight: LayerWeight) -> Channels:
+    axes = channel_axes(weight.layer, weight.variable.name, weight.shape)
+    return Channels.of(weight.shape, axes)
+
+
+def _is_sparse(weight: LayerWeight) -> bool:
+    return float(np.mean(weight.variable.numpy() == 0)) >= SPARSE_PART
 
 
 def _size(weight: LayerWeight) -> int:
@@ -175,26 +281,25 @@ def _size(weight: LayerWeight) -> int:
     return size
 
 
-def _reason_to_keep(weight: LayerWeight, clusters: int | None) -> str | None:
+def _reason_to_keep(weight: LayerWeight, clusters: int | None, min_size: int) -> str | None:
     """Why a weight stays as it is; None if it can be clustered."""
-    if _kernel_name(weight.layer) != weight.variable.name:
-        if len(weight.shape) < 2:
-            return f"{weight.variable.name} vectors stay as they are"
-        return f"{weight.layer_type} weights are not clustered"
+    if len(weight.shape) < 2:
+        return f"{weight.variable.name} vectors stay as they are"
+    if not _is_multiplied(weight):
+        return f"{weight.variable.name} of {weight.layer_type} is not clustered"
     if str(weight.variable.dtype) != "float32":
         return f"its type is {weight.variable.dtype}, float32 is clustered"
     if clusters is not None and _size(weight) <= clusters:
         return f"it has {_size(weight)} elements, no more than its {clusters} clusters"
+    if _size(weight) < min_size:
+        return f"it has {_size(weight)} elements, fewer than the {min_size} asked for"
     return None
 
 
-def _kernel_name(layer: Any) -> str | None:
-    """The kernel variable of a layer of a known Keras class (or of one derived from it)."""
-    names = [
-        CLUSTERED_KERNELS.get(base.__name__) for base in type(layer).__mro__ if _is_keras(base)
-    ]
-    return next((name for name in names if name), None)
-
-
-def _is_keras(cls: type) -> bool:
-    return cls.__module__.split(".", 1)[0] == "keras"
+def _is_multiplied(weight: LayerWeight) -> bool:
+    """Whether products of a weight are what its layer computes."""
+    if weight.variable.name in CLUSTERED_NAMES:
+        return True
+    own = type(weight.layer).__module__.split(".", 1)[0] != "keras"
+    trained = any(weight.variable is variable for variable in weight.layer._trainable_variables)
+    return own and trained and weight.variable.name != "bias"

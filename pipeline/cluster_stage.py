@@ -114,17 +114,11 @@ def cluster_epochs(session: Session) -> int:
 
 
 def _clustered(planned: Any) -> dict[str, Any]:
-    values = planned.weight.variable.numpy()
-    notes = []
-    if planned.signs is not None:
-        values = values * planned.signs
-        notes.append("channels with a negative gain are clustered negated")
-    if planned.pin_zero:
-        notes.append("one value stays 0 for channels that are all zero")
+    values = planned.values()
     return {
         "name": planned.weight.name,
         "shape": list(values.shape),
         "clusters": planned.clusters,
         "in_use": len(np.unique(values)),
-        "notes": notes,
+        "notes": list(planned.notes),
     }

@@ -363,10 +363,124 @@ def test_a_loss_scale_inside_is_refused_and_outside_it_works() -> None:
     assert_clustered(optimizer)
 
 
-def test_clipping_with_accumulation_is_refused() -> None:
-    plan = ClusterPlan.of(dense_model(), K)
-    with pytest.raises(ModelError, match="clips or accumulates gradients, got one that does both"):
-        ClusteringOptimizer(SGD(clipnorm=1.0, gradient_accumulation_steps=2), plan)
+def test_accumulated_gradients_are_clipped_once_they_are_a_mean() -> None:
+    rate, limit = 0.5, 0.25
+    model = dense_model()
+    inner = SGD(rate, clipvalue=limit, gradient_accumulation_steps=2)
+    optimizer = optimizer_for(model, inner)
+    _, original, centroids, indices = state(optimizer)
+    first, second = (random_gradients(model, seed) for seed in (0, 1))
+
+    apply(optimizer, first, model)
+    np.testing.assert_array_equal(state(optimizer)[1], original)
+    apply(optimizer, second, model)
+
+    clipped = np.clip((first[0] + second[0]) / 2, -limit, limit)
+    _, new_original, new_centroids, _ = state(optimizer)
+    np.testing.assert_allclose(new_original, original - rate * clipped, rtol=0, atol=ROUNDING)
+    sums = member_sums(clipped, indices, K)
+    np.testing.assert_allclose(new_centroids, centroids - rate * sums, rtol=0, atol=9 * ROUNDING)
+    assert int(optimizer.iterations) == 2
+    assert_clustered(optimizer)
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_indices_are_refreshed_every_so_many_steps(every: int) -> None:
+    model = dense_model()
+    optimizer = optimizer_for(model, SGD(0.5), refresh_every=every)
+    before = state(optimizer)[3]
+    for step in range(1, 7):
+        apply(optimizer, random_gradients(model, step), model)
+        kernel, original, centroids, indices = state(optimizer)
+        np.testing.assert_array_equal(kernel, centroids[indices])
+        if step % every:
+            np.testing.assert_array_equal(indices, before)
+        else:
+            np.testing.assert_array_equal(indices, nearest_reference(original, centroids))
+        before = indices
+    optimizer.finalize_variable_values(model.trainable_variables)
+    _, original, centroids, indices = state(optimizer)
+    np.testing.assert_array_equal(indices, nearest_reference(original, centroids))
+
+
+def test_refreshing_every_no_steps_is_refused() -> None:
+    with pytest.raises(ModelError, match="refresh_every must be at least 1 step, got 0"):
+        ClusteringOptimizer(SGD(), ClusterPlan.of(dense_model(), K), refresh_every=0)
+
+
+@pytest.mark.parametrize("aggregation", list(GradientAggregation))
+def test_every_channel_moves_its_own_values(aggregation: GradientAggregation) -> None:
+    rate = 0.5
+    model = dense_model()
+    plan = ClusterPlan.of(model, 2, per_channel=True)
+    optimizer = ClusteringOptimizer(SGD(rate), plan, aggregation=aggregation)
+    optimizer.build(model.trainable_variables)
+    _, original, centroids, indices = state(optimizer)
+    assert centroids.shape == (4, 2)
+    gradients = random_gradients(model)
+
+    apply(optimizer, gradients, model)
+
+    kernel, new_original, new_centroids, new_indices = state(optimizer)
+    np.testing.assert_allclose(new_original, original - rate * gradients[0], atol=ROUNDING)
+    for channel in range(4):
+        column, members = gradients[0][:, channel], indices[:, channel]
+        sums = member_sums(column, members, 2)
+        if aggregation is GradientAggregation.AVG:
+            sums /= np.maximum(np.bincount(members, minlength=2), 1)
+        expected = centroids[channel] - rate * sums
+        np.testing.assert_allclose(new_centroids[channel], expected, atol=9 * ROUNDING)
+        near = nearest_reference(new_original[:, channel], new_centroids[channel])
+        np.testing.assert_array_equal(new_indices[:, channel], near)
+        np.testing.assert_array_equal(kernel[:, channel], new_centroids[channel][near])
+
+
+def test_a_pruned_kernel_keeps_its_zeros() -> None:
+    model = dense_model()
+    kernel = model.layers[0].kernel
+    pruned = np.arange(24).reshape(6, 4) % 3 == 0
+    kernel.assign(np.where(pruned, 0, kernel.numpy()))
+    optimizer = optimizer_for(model, keras.optimizers.Adam(0.05))
+    for step in range(5):
+        apply(optimizer, random_gradients(model, step), model)
+    assert_clustered(optimizer)
+    values, original, centroids, _ = state(optimizer)
+    np.testing.assert_array_equal(values[pruned], 0)
+    np.testing.assert_array_equal(original[pruned], 0)
+    assert np.count_nonzero(centroids == 0) == 1
+    assert np.count_nonzero(values) > 0
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_values_on_the_grid_of_int8_are_whole_steps(per_channel: bool) -> None:
+    model = dense_model()
+    plan = ClusterPlan.of(model, 2 if per_channel else K, per_channel=per_channel, int8=True)
+    optimizer = ClusteringOptimizer(keras.optimizers.Adam(0.05), plan)
+    optimizer.build(model.trainable_variables)
+    for step in range(5):
+        apply(optimizer, random_gradients(model, step), model)
+        kernel, _, centroids, _ = state(optimizer)
+        steps = kernel / (np.abs(centroids).max(axis=-1) / 127)
+        np.testing.assert_allclose(steps, np.round(steps), rtol=0, atol=1e-4)
+        assert np.abs(np.round(steps)).max() <= 127
+        distance = np.abs(state(optimizer)[1] - kernel)
+        nearest = np.abs(state(optimizer)[1][..., None] - centroids).min(axis=-1)
+        np.testing.assert_allclose(distance, nearest, rtol=0, atol=np.abs(centroids).max() / 127)
+
+
+def test_an_embeddings_sparse_gradient_is_taken() -> None:
+    keras.utils.set_random_seed(1)
+    model = keras.Sequential([keras.Input((5,), dtype="int32"), keras.layers.Embedding(9, 4)])
+    optimizer = optimizer_for(model, SGD(0.5))
+    before = state(optimizer)[1]
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(np.array([[1, 1, 2, 8, 1]])))
+    (gradient,) = tape.gradient(loss, model.trainable_variables)
+    assert isinstance(gradient, tf.IndexedSlices)
+    optimizer.apply([gradient], model.trainable_variables)
+    times = np.bincount([1, 1, 2, 8, 1], minlength=9)[:, None]
+    np.testing.assert_allclose(state(optimizer)[1], before - 0.5 * times, rtol=0, atol=ROUNDING)
+    assert_clustered(optimizer)
 
 
 def test_a_loss_scale_factor_is_taken_out_of_the_gradients_once() -> None:

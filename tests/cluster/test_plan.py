@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 
 from edgepalette.cluster.aggregation import GradientAggregation
@@ -105,11 +106,10 @@ def test_weights_left_alone_come_with_their_reasons(build: Build) -> None:
     assert reasons["head/bias"] == "bias vectors stay as they are"
     assert reasons["norm/gamma"] == "gamma vectors stay as they are"
     assert reasons["norm/moving_variance"] == "moving_variance vectors stay as they are"
-    inputs = keras.Input((5,), dtype="int32")
-    states = keras.layers.GRU(4, name="gru")(keras.layers.Embedding(50, 6, name="words")(inputs))
-    plan = ClusterPlan.of(keras.Model(inputs, keras.layers.Dense(9, name="head")(states)))
-    assert reasons_of(plan)["words/embeddings"] == "Embedding weights are not clustered"
-    assert "weights are not clustered" in reasons_of(plan)["gru/gru_cell/kernel"]
+    inputs = keras.Input((5, 5))
+    outputs = keras.layers.Dense(9)(keras.layers.PReLU(name="slope")(inputs))
+    plan = ClusterPlan.of(keras.Model(inputs, outputs))
+    assert reasons_of(plan)["slope/alpha"] == "alpha of PReLU is not clustered"
 
 
 def test_a_weight_with_no_more_elements_than_clusters_is_kept_and_the_reason_counts() -> None:
@@ -133,23 +133,75 @@ def test_a_weight_of_another_type_is_kept() -> None:
     assert reasons["half/kernel"] == "its type is float16, float32 is clustered"
 
 
-def test_a_layer_derived_from_a_keras_class_is_clustered_like_it() -> None:
+def test_layers_of_the_users_are_clustered_whatever_they_call_their_weights() -> None:
     class Scaled(keras.layers.Dense):
         pass
 
-    class Dense(keras.layers.Layer):
-        """Of the same name as a Keras class, but none."""
-
+    class Own(keras.layers.Layer):
         def build(self, input_shape: Any) -> None:
-            self.kernel = self.add_weight(shape=(input_shape[-1], 9), name="kernel")
+            self.kernel = self.add_weight(shape=(input_shape[-1], 9), name="mixing")
+            self.table = self.add_weight(shape=(9, 9), name="table", trainable=False)
+            self.bias = self.add_weight(shape=(9, 9), name="bias")
 
         def call(self, inputs: Any) -> Any:
             return keras.ops.matmul(inputs, self.kernel)
 
-    model = keras.Sequential([keras.Input((8,)), Scaled(9, name="derived"), Dense(name="own")])
+    model = keras.Sequential([keras.Input((8,)), Scaled(9, name="derived"), Own(name="own")])
     plan = ClusterPlan.of(model)
-    assert clusters_of(plan) == {"derived/kernel": 16}
-    assert reasons_of(plan)["own/kernel"] == "Dense weights are not clustered"
+    assert clusters_of(plan) == {"derived/kernel": 16, "own/mixing": 16}
+    assert reasons_of(plan)["own/table"] == "table of Own is not clustered"
+    assert reasons_of(plan)["own/bias"] == "bias of Own is not clustered"
+
+
+def test_a_depthwise_kernel_gets_at_least_16_clusters_unless_an_override_speaks(
+    build: Build,
+) -> None:
+    model = build("sequential")
+    plan = ClusterPlan.of(model, 4)
+    (depthwise,) = (p for p in plan.clustered if p.weight.name == "depthwise/kernel")
+    assert depthwise.clusters == 16
+    assert depthwise.notes == ("a depthwise kernel gets at least 16 clusters",)
+    assert clusters_of(plan)["conv/kernel"] == 4
+    overridden = ClusterPlan.of(model, 4, [Override("DepthwiseConv2D", 6)])
+    assert clusters_of(overridden)["depthwise/kernel"] == 6
+    assert clusters_of(ClusterPlan.of(model, 20))["depthwise/kernel"] == 20
+
+
+def test_weights_below_the_least_size_are_kept_unless_an_override_names_them(build: Build) -> None:
+    plan = ClusterPlan.of(build("sequential"), 4, [Override("conv", 4)], min_size=200)
+    assert "conv/kernel" in clusters_of(plan)
+    assert "head/kernel" in clusters_of(plan)
+    assert reasons_of(plan)["transpose/kernel"] == (
+        "it has 80 elements, fewer than the 200 asked for"
+    )
+
+
+def test_channels_are_where_the_layer_has_them(build: Build) -> None:
+    plan = ClusterPlan.of(build("sequential"), 2, per_channel=True)
+    counts = {p.weight.name: p.channels.count for p in plan.clustered if p.channels}
+    assert counts == {
+        "conv/kernel": 4,
+        "depthwise/kernel": 4,
+        "transpose/kernel": 5,
+        "head/kernel": 4,
+    }
+
+
+def test_an_override_decides_who_has_values_per_channel(build: Build) -> None:
+    plan = ClusterPlan.of(build("sequential"), 2, [Override("head", 2, per_channel=True)])
+    assert [p.weight.name for p in plan.clustered if p.channels] == ["head/kernel"]
+
+
+def test_a_pruned_kernel_is_planned_sparse(build: Build) -> None:
+    model = build("sequential")
+    kernel = model.get_layer("head").kernel
+    values = kernel.numpy()
+    kernel.assign(np.where(np.arange(values.size).reshape(values.shape) % 2, values, 0))
+    for preserve in (True, False):
+        plan = ClusterPlan.of(model, 4, preserve_sparsity=preserve)
+        sparse = [p for p in plan.clustered if p.sparse]
+        assert [p.weight.name for p in sparse] == (["head/kernel"] if preserve else [])
+        assert all(p.pin_zero and "zeros stay zeros" in p.notes[0] for p in sparse)
 
 
 @pytest.mark.parametrize("clusters", [-1, 0, 1, 257])
