@@ -13,7 +13,11 @@ from .plan import ClusterPlan
 
 
 def cluster_weights(
-    model: Any, plan: ClusterPlan, refresh: bool = True, refresh_every: int = 1
+    model: Any,
+    plan: ClusterPlan,
+    refresh: bool = True,
+    refresh_every: int = 1,
+    centroid_rate: float = 1.0,
 ) -> Any:
     """Give every planned weight its shared values, in place, and return the model.
 
@@ -33,7 +37,9 @@ def cluster_weights(
         if isinstance(inner, ClusteringOptimizer):
             inner = inner.plain_optimizer()
         inner = type(inner).from_config(inner.get_config())
-        optimizer = ClusteringOptimizer(inner, plan, refresh=refresh, refresh_every=refresh_every)
+        optimizer = ClusteringOptimizer(
+            inner, plan, refresh=refresh, refresh_every=refresh_every, centroid_rate=centroid_rate
+        )
         optimizer.build(model.trainable_variables)
         _recompile(model, optimizer)
     return model

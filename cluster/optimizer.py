@@ -78,6 +78,8 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
     plan: a ClusterPlan of the model, or the places a saved optimizer's configuration names.
     refresh: False freezes the first indices (training as before tfmot's pull request 519), for comparisons.
     refresh_every: steps from one refresh of the indices to the next; between them only the centroids' values move.
+    centroid_rate: the part of the inner optimizer's step each centroid takes. Under Adam a centroid moves as far as a
+        single weight, and all its members with it: a smaller part keeps layers and BatchNorm statistics calm.
     Raises ModelError for another backend or a loss scale inside.
     """
 
@@ -88,6 +90,7 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         refresh: bool = True,
         aggregation: GradientAggregation | None = None,
         refresh_every: int = 1,
+        centroid_rate: float = 1.0,
         name: str | None = None,
     ) -> None:
         require_tensorflow_backend()
@@ -99,6 +102,8 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
             )
         if refresh_every < 1:
             raise ModelError(f"refresh_every must be at least 1 step, got {refresh_every}")
+        if not centroid_rate >= 0:
+            raise ModelError(f"centroid_rate must not be negative, got {centroid_rate}")
         taken = {option: getattr(inner_optimizer, option) for option in TAKEN_OVER}
         super().__init__(learning_rate=0.0, name=name, **taken)
         for option in taken:
@@ -106,6 +111,7 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         self.inner_optimizer = inner_optimizer
         self.refresh = refresh
         self.refresh_every = refresh_every
+        self.centroid_rate = centroid_rate
         self._plan = plan
         if aggregation is None:
             aggregation = (
@@ -169,13 +175,16 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         # accumulated steps count for the inner optimizer's schedule as they do in plain Keras
         if self.gradient_accumulation_steps:
             self.inner_optimizer.iterations.assign(self._iterations)
+        before = None
+        if self.centroid_rate != 1:
+            before = [tf.identity(held.centroids.value) for held in self._clustered.variables]
         self.inner_optimizer.apply([*own_grads, *centroid_grads], [*own_variables, *centroids])
-        self._write_kernels()
+        self._write_kernels(self._due(), before)
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         """Moving averages into W and c, then the kernels follow."""
         self.inner_optimizer.finalize_variable_values(self._inner_variables(var_list))
-        self._write_kernels(last=True)
+        self._write_kernels(self.refresh)
 
     @property
     def variables(self) -> list[Any]:
@@ -213,6 +222,7 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
             "plan": [asdict(place) for place in self._places],
             "refresh": self.refresh,
             "refresh_every": self.refresh_every,
+            "centroid_rate": self.centroid_rate,
             "aggregation": self.aggregation.value,
         }
 
@@ -228,6 +238,7 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
             [_Place.from_config(place) for place in config["plan"]],
             refresh=config["refresh"],
             refresh_every=config["refresh_every"],
+            centroid_rate=config["centroid_rate"],
             aggregation=GradientAggregation(config["aggregation"]),
             name=config["name"],
         )
@@ -267,6 +278,7 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
             free=add(table, "_free", start != 0) if place.pin_zero else None,
             mask=add(kernel.shape, "_mask", values != 0, "int8") if place.sparse else None,
             int8=place.int8,
+            rate=self.centroid_rate,
             algorithm=ClusteringAlgorithm(
                 centroids.value, self.aggregation, channels=planned.channels
             ),
@@ -296,26 +308,29 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         """What the inner optimizer updates: originals in place of the kernels, and the centroids."""
         return [*self._replace(var_list), *(v.centroids for v in self._clustered.variables)]
 
-    def _write_kernels(self, last: bool = False) -> None:
-        """New indices where they are due, and the kernels' values; on every replica by itself, without traffic."""
-        due = self._due(last)
+    def _write_kernels(self, refresh: Any, before: Sequence[Any] | None = None) -> None:
+        """New indices where `refresh` says so, and the kernels' values; on every replica by itself, without traffic.
+
+        before: the centroids before a step of which they take a part.
+        """
         context = tf.distribute.get_replica_context()
         if context is None or not tf.distribute.has_strategy():
-            for variable in self._clustered.variables:
-                variable.write(due)
+            self._write_everywhere(None, refresh, before)
         else:
-            context.merge_call(self._write_everywhere, args=(due,))
+            context.merge_call(self._write_everywhere, args=(refresh, before))
 
-    def _write_everywhere(self, strategy: Any, due: Any) -> None:
-        for variable in self._clustered.variables:
-            state = variable.state
-            strategy.extended.update(
-                state[0], variable.write_into, args=(*state[1:], due), group=False
-            )
+    def _write_everywhere(self, strategy: Any, refresh: Any, before: Sequence[Any] | None) -> None:
+        for number, variable in enumerate(self._clustered.variables):
+            kernel, *state = variable.state
+            arguments = (*state, refresh, None if before is None else before[number])
+            if strategy is None:
+                variable.write_into(kernel, *arguments)
+            else:
+                strategy.extended.update(kernel, variable.write_into, args=arguments, group=False)
 
-    def _due(self, last: bool) -> Any:
-        """Whether the indices are refreshed now: a Python bool where it never changes."""
-        if not self.refresh or last or self.refresh_every == 1:
+    def _due(self) -> Any:
+        """Whether the indices are refreshed in this step: a Python bool where it is always the same."""
+        if not self.refresh or self.refresh_every == 1:
             return self.refresh
         # this step is counted when it is done
         return tf.equal((self._iterations.value + 1) % self.refresh_every, 0)

@@ -21,6 +21,7 @@ class ClusteredVariable:
     free: 0 for centroids that stay 0, 1 for the others; None if all move.
     mask: 0 for weights that stay 0, 1 for the others; None if all move.
     int8: whether the kernel takes the centroids' values rounded to the grid of int8, as the file will hold them.
+    rate: the part of the inner optimizer's step a centroid takes.
     """
 
     kernel: Any
@@ -31,6 +32,7 @@ class ClusteredVariable:
     free: Any
     mask: Any
     int8: bool
+    rate: float
     algorithm: ClusteringAlgorithm
 
     def split(self, gradient: Any) -> tuple[Any, Any]:
@@ -51,19 +53,30 @@ class ClusteredVariable:
     @property
     def state(self) -> tuple[Any, ...]:
         """The variables `write_into` takes, as TensorFlow's."""
-        parts = (self.kernel, self.indices, self.original, self.centroids)
-        signs = () if self.signs is None else (self.signs.value,)
-        return (*(part.value for part in parts), *signs)
+        parts = (self.kernel, self.indices, self.original, self.centroids, self.signs)
+        return tuple(None if part is None else part.value for part in parts)
 
     def write(self, refresh: Any) -> None:
         """Indices of the nearest centroids if `refresh` (a bool or a tensor), and their values into the kernel."""
-        self.write_into(*self.state, refresh)
+        kernel, indices, original, centroids, signs = self.state
+        self.write_into(kernel, indices, original, centroids, signs, refresh)
 
     def write_into(
-        self, kernel: Any, indices: Any, original: Any, centroids: Any, *signs_refresh: Any
+        self,
+        kernel: Any,
+        indices: Any,
+        original: Any,
+        centroids: Any,
+        signs: Any,
+        refresh: Any,
+        before: Any = None,
     ) -> None:
-        """`write` on variables that may be one replica's."""
-        *signs, refresh = signs_refresh
+        """`write` on variables that may be one replica's.
+
+        before: the centroids before a step, of which only the part `rate` is taken.
+        """
+        if before is not None:
+            centroids.assign(before + self.rate * (centroids - before))
         table = _table(tf.convert_to_tensor(centroids), self.int8)
 
         def renew() -> Any:
@@ -78,7 +91,7 @@ class ClusteredVariable:
             values = renew() if refresh else keep()
         else:
             values = tf.cond(refresh, renew, keep)
-        kernel.assign(values if not signs else values * tf.cast(signs[0], values.dtype))
+        kernel.assign(values if signs is None else values * tf.cast(signs, values.dtype))
 
 
 def _flip(values: Any, signs: Any) -> Any:

@@ -384,6 +384,21 @@ def test_accumulated_gradients_are_clipped_once_they_are_a_mean() -> None:
     assert_clustered(optimizer)
 
 
+@pytest.mark.parametrize("make", [lambda: SGD(0.5), lambda: keras.optimizers.Adam(0.05)])
+def test_centroids_take_the_part_of_the_step_asked_for(make: Callable[[], Any]) -> None:
+    part = 0.25
+    steps = {}
+    for rate in (1.0, part):
+        model = dense_model()
+        optimizer = optimizer_for(model, make(), centroid_rate=rate)
+        before = state(optimizer)[2]
+        apply(optimizer, random_gradients(model), model)
+        assert_clustered(optimizer)
+        steps[rate] = state(optimizer)[2] - before
+    assert np.abs(steps[1.0]).min() > 0
+    np.testing.assert_allclose(steps[part], part * steps[1.0], rtol=0, atol=9 * ROUNDING)
+
+
 @pytest.mark.parametrize("every", [2, 3])
 def test_indices_are_refreshed_every_so_many_steps(every: int) -> None:
     model = dense_model()
