@@ -105,6 +105,8 @@ def _selection(command: Callable[..., None]) -> Callable[..., None]:
     options = [
         click.option("--clusters", callback=_numbers, metavar="K[,K…]", help="Shared values per weight, 2-256; one result each. [16]"),
         click.option("--layer", "layers", multiple=True, metavar="PATTERN=K", help="Clusters for what a pattern names (layer, class or weight name; * and ? match)."),
+        click.option("--per-channel/--per-tensor", default=None, help="Values of its own for every output channel. [per tensor]"),
+        click.option("--min-size", type=int, metavar="N", help="Leave weights of fewer elements alone. [0]"),
         click.option("--skip", "skips", multiple=True, metavar="PATTERN", help="Leave what a pattern names alone."),
     ]  # fmt: skip
     return _with(command, options)
@@ -119,6 +121,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--epochs", type=int, help="Epochs of clustering-aware training. [by the data's size]"),
         click.option("--baseline-epochs", type=int, help="Epochs before it. [0 for a model from a file]"),
         click.option("--learning-rate", type=float, help="Of clustering-aware training. [5e-4]"),
+        click.option("--distill/--no-distill", default=None, help="Train on the baseline's outputs, or on the labels. [distill]"),
         click.option("--batch-size", type=int, help="Training batch. [64]"),
         click.option("--loss", help="A Keras loss by name. [the model's own, else by its last activation]"),
         click.option("--metric", help="accuracy, auc, mae or package.module:function. [by the task]"),
@@ -160,6 +163,9 @@ def _recipe(options: dict[str, Any], one_stage: bool, needs_run: bool) -> Recipe
         "cluster.clusters": options["clusters"],
         "cluster.epochs": options["epochs"],
         "cluster.learning_rate": options["learning_rate"],
+        "cluster.distill": options["distill"],
+        "cluster.per_channel": options["per_channel"],
+        "cluster.min_size": options["min_size"],
         "export.formats": options["formats"],
         "export.tables": options["tables"],
         "evaluate.targets": options["targets"],
@@ -290,12 +296,18 @@ def report(**options: Any) -> None:
 @_selection
 @click.option("--data", help="For built-in models: the data whose shape they take. [digits]")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def plan(model: str, clusters: list[int] | None, layers: tuple[str, ...], skips: tuple[str, ...], data: str | None, as_json: bool) -> None:  # fmt: skip
+def plan(model: str, data: str | None, as_json: bool, **selection: Any) -> None:
     """What would be clustered in MODEL, what not and why, and the bytes it would take."""
     with _native_noise():
         from .planning import predict_plans, print_plans
 
-        plans = predict_plans(model, data, clusters or [16], _layer_lines(layers, skips))
+        section = {
+            "clusters": selection["clusters"] or [16],
+            "layers": _layer_lines(selection["layers"], selection["skips"]),
+            "per_channel": bool(selection["per_channel"]),
+            "min_size": selection["min_size"] or 0,
+        }
+        plans = predict_plans(model, data, section)
     if as_json:
         click.echo(json.dumps(plans, indent=2))
     else:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,8 @@ from numpy.typing import NDArray
 from ..cluster.batchnorm import recalibrate_batchnorm
 from ..cluster.model import cluster_weights, strip_clustering
 from ..cluster.plan import ClusterPlan, Override
+from ..cluster.post_training import cluster_post_training
+from ..cluster.sensitivity import sensitivities
 from ..errors import ExportError
 from ..evaluate.metric import get_metric
 from ..export.model_gains import model_gains
@@ -20,34 +25,40 @@ from .models import open_saved, save_model
 from .recipe import ClusterSection
 from .rows import keras_row
 from .session import Session
-from .training import Schedule, adam, calibration_batches, default_epochs, predict, train
+from .training import (
+    Schedule,
+    adam,
+    calibration_batches,
+    default_epochs,
+    predict,
+    sensitivity_batches,
+    train,
+)
+
+# training examples whose layer inputs say what clustering without training must keep
+COMPENSATION_EXAMPLES, COMPENSATION_BATCH = 512, 64
 
 
 def run_cluster(session: Session, clusters: int, key: str) -> None:
-    """Train the baseline further with shared values and leave a plain Keras model."""
+    """Give the baseline shared values, by training or without, and leave a plain Keras model."""
     recipe, data, task = session.recipe, session.data, session.task
     metric = get_metric(session.metric)
     files = layout.cluster_files(clusters)
-    checkpoint = session.path(f"clusters-{clusters}", "checkpoint.npz")
     session.fresh()
     model = open_saved(session.path(layout.BASELINE_MODEL), recipe.model.source)
-    plan = plan_of(model, clusters, recipe.cluster, _gains(session, model))
+    plan = plan_of(model, clusters, recipe.cluster, _gains(session, model), recipe.seed)
     for kept in plan.kept:
         if len(kept.weight.shape) > 1:
             session.progress.say(f"  left alone: {kept.weight.name}: {kept.reason}")
+    for planned in plan.clustered:
+        for note in planned.notes:
+            session.progress.detail(f"  {planned.weight.name}: {note}")
+    checkpoint = session.path(f"clusters-{clusters}", "checkpoint.npz")
     epochs = cluster_epochs(session)
-    history = []
     if epochs:
-        schedule = Schedule.of(recipe, epochs, recipe.cluster.learning_rate)
-        model.compile(adam(schedule, len(data.x_train)), task.loss, metrics=task.keras_metrics)
-        cluster_weights(model, plan, refresh=recipe.cluster.refresh)
-        labels = session.labels("train")
-        history = train(
-            model, data.x_train, labels, task, schedule, checkpoint, key, session.progress
-        )
-        strip_clustering(model)
+        trained = _train(session, model, plan, epochs, checkpoint, key)
     else:
-        cluster_weights(model, plan)
+        trained = _cluster_only(session, model, plan)
     recalibrated = 0
     if recipe.cluster.recalibrate:
         recalibrated = recalibrate_batchnorm(model, calibration_batches(data, recipe.seed))
@@ -64,7 +75,7 @@ def run_cluster(session: Session, clusters: int, key: str) -> None:
         session.path(files[2]),
         {
             "epochs": epochs,
-            "history": history,
+            **trained,
             "batchnorm_layers_recalibrated": recalibrated,
             "clustered": [_clustered(planned) for planned in plan.clustered],
             "kept": [
@@ -77,19 +88,99 @@ def run_cluster(session: Session, clusters: int, key: str) -> None:
     checkpoint.unlink(missing_ok=True)
 
 
+def _train(
+    session: Session, model: Any, plan: ClusterPlan, epochs: int, checkpoint: Path, key: str
+) -> dict[str, Any]:
+    """Clustering-aware training, on the baseline's outputs if they are worth learning."""
+    recipe, data = session.recipe, session.data
+    section = recipe.cluster
+    teacher, obstacle = _teacher(session)
+    if obstacle:
+        session.progress.say(f"  trained on the labels: {obstacle}")
+    task = session.task.distilled() if teacher is not None else session.task
+    schedule = Schedule.of(recipe, epochs, section.learning_rate)
+    model.compile(adam(schedule, len(data.x_train)), task.loss, metrics=task.keras_metrics)
+    cluster_weights(
+        model,
+        plan,
+        refresh=section.refresh,
+        refresh_every=section.refresh_every,
+        centroid_rate=section.centroid_rate,
+    )
+    labels = session.labels("train")
+    history = train(
+        model, data.x_train, labels, task, schedule, checkpoint, key, session.progress, teacher
+    )
+    strip_clustering(model)
+    return {
+        "history": history,
+        "teacher": "labels" if teacher is None else "the baseline's outputs",
+        "teacher_obstacle": obstacle,
+        "centroid_rate": section.centroid_rate,
+    }
+
+
+def _teacher(session: Session) -> tuple[Any, str | None]:
+    """(the function whose outputs are learnt, or None for the labels; why the labels, if distilling was asked for)."""
+    if not session.recipe.cluster.distill:
+        return None, None
+    obstacle = session.task.teacher_obstacle
+    if json.loads(session.path(layout.BASELINE_REPORT).read_text())["near_chance"] is not None:
+        obstacle = "the baseline is near chance"
+    if obstacle:
+        return None, obstacle
+    baseline = open_saved(session.path(layout.BASELINE_MODEL), session.recipe.model.source)
+    return session.task.teacher(baseline), None
+
+
+def _cluster_only(session: Session, model: Any, plan: ClusterPlan) -> dict[str, Any]:
+    """Clustering without training, every layer making up for what those before it lost."""
+    recipe, data, task = session.recipe, session.data, session.task
+    batches = sensitivity_batches(data.x_train, session.labels("train"), task, recipe.seed)
+    felt = sensitivities(model, plan, batches, task.loss)
+    planned = replace(
+        plan,
+        clustered=tuple(
+            replace(entry, sensitivity=felt[entry.weight.name]) for entry in plan.clustered
+        ),
+    )
+    examples = data.examples(COMPENSATION_EXAMPLES, recipe.seed)
+    results = cluster_post_training(
+        model, planned, np.array_split(examples, max(1, len(examples) // COMPENSATION_BATCH))
+    )
+    for result in results:
+        if result.obstacle:
+            session.progress.say(f"  nearest values only: {result.name}: {result.obstacle}")
+    return {
+        "history": [],
+        "post_training": [{"name": r.name, "obstacle": r.obstacle} for r in results],
+    }
+
+
 def plan_of(
     model: Any,
     clusters: int,
     section: ClusterSection,
     gains: Mapping[str, NDArray[np.float64]] | None = None,
+    seed: int = 0,
 ) -> ClusterPlan:
     """The plan a recipe asks for."""
     overrides = [
-        Override(line.pattern, None if line.skip else line.clusters or clusters)
+        Override(line.pattern, None if line.skip else line.clusters or clusters, line.per_channel)
         for line in section.layers
     ]
     return ClusterPlan.of(
-        model, clusters, overrides, section.initialization, section.aggregation, gains
+        model,
+        clusters,
+        overrides,
+        section.initialization,
+        section.aggregation,
+        gains,
+        per_channel=section.per_channel,
+        min_size=section.min_size,
+        preserve_sparsity=section.preserve_sparsity,
+        int8=section.int8,
+        seed=seed,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -21,22 +20,22 @@ from .recipe import recipe_of
 DECODE_BYTES = 120
 
 
-def predict_plans(
-    source: str, data: str | None, clusters: Sequence[int], lines: list[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """One plan per number of clusters, as plain values, bytes predicted for int8 .tflite."""
-    tree = {"cluster": {"clusters": list(clusters), "layers": lines}}
-    section = recipe_of(tree, "the options").cluster
+def predict_plans(source: str, data: str | None, cluster: dict[str, Any]) -> list[dict[str, Any]]:
+    """One plan per number of clusters, as plain values, bytes predicted for int8 .tflite.
+
+    cluster: keys of a recipe's section of this name.
+    """
+    section = recipe_of({"cluster": cluster}, "the options").cluster
     model = load_model(source, load_dataset(data) if data else None)
     return [_predicted(plan_of(model, number, section), number) for number in section.clusters]
 
 
-def palette_bytes(size: int, clusters: int) -> int:
+def palette_bytes(size: int, clusters: int, tables: int = 1) -> int:
     """Bytes of a palette with its DECODE; of the dense int8 tensor where that is less or indices are too wide."""
     bits = index_width(clusters)
     if bits > MAX_BITS:
         return size
-    return min(size, (size * bits + 7) // 8 + clusters + HEADER_SIZE + DECODE_BYTES)
+    return min(size, (size * bits + 7) // 8 + tables * clusters + HEADER_SIZE + DECODE_BYTES)
 
 
 def print_plans(plans: list[dict[str, Any]]) -> None:
@@ -53,7 +52,7 @@ def print_plans(plans: list[dict[str, Any]]) -> None:
             "clusters",
             "int8 B",
             "palette B",
-            "why left alone",
+            "remarks",
         ):
             right = name in ("elements", "clusters", "int8 B", "palette B")
             table.add_column(name, justify="right" if right else "left")
@@ -65,7 +64,7 @@ def print_plans(plans: list[dict[str, Any]]) -> None:
                 str(row["clusters"] or "–"),
                 str(row["int8_bytes"]),
                 str(row["palette_bytes"]),
-                row["reason"],
+                row["reason"] or "; ".join(row["notes"]),
             )
         console.print(table)
         console.print(
@@ -83,8 +82,13 @@ def _predicted(plan: ClusterPlan, clusters: int) -> dict[str, Any]:
             "elements": planned.size,
             "clusters": planned.clusters,
             "int8_bytes": planned.size,
-            "palette_bytes": palette_bytes(planned.size, planned.clusters),
+            "palette_bytes": palette_bytes(
+                planned.size,
+                planned.clusters,
+                1 if planned.channels is None else planned.channels.count,
+            ),
             "reason": "",
+            "notes": list(planned.notes),
         }
         for planned in plan.clustered
     ]
@@ -98,6 +102,7 @@ def _predicted(plan: ClusterPlan, clusters: int) -> dict[str, Any]:
             "int8_bytes": kept.size if len(kept.weight.shape) > 1 else 4 * kept.size,
             "palette_bytes": kept.size if len(kept.weight.shape) > 1 else 4 * kept.size,
             "reason": kept.reason,
+            "notes": [],
         }
         for kept in plan.kept
     ]

@@ -51,18 +51,26 @@ class LayerLine(_Section):
 
     pattern: str
     clusters: Clusters | None = None
+    per_channel: bool | None = None
     skip: bool = False
 
 
 class ClusterSection(_Section):
-    """Clustering-aware training: one result per entry of `clusters`."""
+    """Clustering-aware training: one result per entry of `clusters`. epochs: 0 clusters without training."""
 
     clusters: Annotated[tuple[Clusters, ...], Field(min_length=1)] = (16,)
     epochs: Count | None = None
     learning_rate: Rate = 5e-4
     initialization: Initialization = Initialization.KMEANS
     aggregation: GradientAggregation = GradientAggregation.SUM
+    distill: bool = True
+    centroid_rate: Annotated[float, Field(ge=0, le=1)] = 0.2
     refresh: bool = True
+    refresh_every: Positive = 1
+    per_channel: bool = False
+    min_size: Count = 0
+    preserve_sparsity: bool = True
+    int8: bool = False
     recalibrate: bool = True
     layers: tuple[LayerLine, ...] = ()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -14,6 +15,19 @@ from .data import Dataset
 
 # a trained classifier this close to guessing has the wrong data, loss or labels
 CHANCE_FACTOR = 1.5
+# losses that take a model's outputs where labels stand
+SOFT_LOSSES = frozenset(
+    {
+        "sparse_categorical_crossentropy",
+        "categorical_crossentropy",
+        "binary_crossentropy",
+        "mean_squared_error",
+        "mean_absolute_error",
+        "huber",
+        "huber_loss",
+        "log_cosh",
+    }
+)
 # examples run to see what an output looks like
 PROBED = 64
 
@@ -28,13 +42,17 @@ class Kind(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """loss: what `compile` takes. origin: where it comes from. one_hot: whether it takes one-hot labels."""
+    """loss: what `compile` takes. origin: where it comes from. one_hot: whether it takes one-hot labels.
+
+    soft: whether the labels are another model's outputs.
+    """
 
     kind: Kind
     outputs: int
     loss: Any
     origin: str
     one_hot: bool
+    soft: bool = False
 
     @property
     def classifies(self) -> bool:
@@ -44,10 +62,7 @@ class Task:
     @property
     def logits(self) -> bool:
         """Whether a single output is a logit, cut at 0, and no probability."""
-        return self.kind is Kind.BINARY and bool(
-            getattr(self.loss, "from_logits", False)
-            or getattr(self.loss, "_fn_kwargs", {}).get("from_logits", False)
-        )
+        return self.kind is Kind.BINARY and _from_logits(self.loss)
 
     def scores(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Outputs as metrics take them: a single logit as a probability."""
@@ -59,9 +74,49 @@ class Task:
         return "accuracy" if self.classifies else "mae"
 
     @property
-    def keras_metrics(self) -> list[str]:
+    def keras_metrics(self) -> list[Any]:
         """What training shows beside the loss."""
+        if self.soft and self.kind is Kind.CLASSES:
+            import keras
+
+            return [keras.metrics.CategoricalAccuracy(name="agreement")]
+        if self.soft and self.kind is Kind.BINARY:
+            return []
         return ["accuracy"] if self.classifies else ["mae"]
+
+    @property
+    def teacher_obstacle(self) -> str | None:
+        """Why another model's outputs cannot stand for the labels; None if they can."""
+        if _name(self.loss).removesuffix("_from_logits") in SOFT_LOSSES:
+            return None
+        return f"{self.loss_name} is not known to take a model's outputs for labels"
+
+    def distilled(self) -> Task:
+        """The task of learning another model's outputs."""
+        import keras
+
+        loss = self.loss
+        if "sparse" in _name(loss):
+            loss = keras.losses.CategoricalCrossentropy(from_logits=_from_logits(loss))
+        return replace(self, loss=loss, soft=True)
+
+    def teacher(self, model: Any) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+        """From inputs to a model's outputs, as `distilled` takes them for labels: probabilities, or values."""
+        import keras
+        import tensorflow as tf
+
+        @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator] # TF has no stubs
+        def outputs(inputs: Any) -> Any:
+            found = model(inputs, training=False)
+            if not self.classifies or not _from_logits(self.loss):
+                return found
+            return (
+                keras.ops.sigmoid(found)
+                if "binary" in _name(self.loss)
+                else keras.ops.softmax(found)
+            )
+
+        return lambda inputs: np.asarray(outputs(tf.convert_to_tensor(inputs)))
 
     @property
     def loss_name(self) -> str:
@@ -173,6 +228,13 @@ def _check_input(model: Any, data: Dataset) -> None:
             f"{data.name}: inputs must have shape (N, {', '.join(map(str, shape))}) as the model asks, "
             f"got (N, {', '.join(map(str, data.input_shape))})"
         )
+
+
+def _from_logits(loss: Any) -> bool:
+    return bool(
+        getattr(loss, "from_logits", False)
+        or getattr(loss, "_fn_kwargs", {}).get("from_logits", False)
+    )
 
 
 def _name(loss: Any) -> str:

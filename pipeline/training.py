@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ STEPS_WANTED = 1000
 LEAST_EPOCHS, MOST_EPOCHS = 3, 30
 PREDICT_BATCH = 256
 CALIBRATION_BATCHES = 40
+# many small batches tell what the loss feels of single weights
+SENSITIVITY_BATCHES, SENSITIVITY_BATCH = 64, 32
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,12 @@ def train(
     checkpoint: Path,
     key: str,
     progress: Progress,
+    teacher: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
 ) -> list[dict[str, float]]:
     """Train a compiled model; one row of losses and metrics per epoch.
 
     inputs (N, …), labels: canonical, as Task.canonical gives them.
+    teacher: from a batch of inputs to what is learnt in place of the labels.
     checkpoint: written after every epoch; one with the same `key` is taken up, so that a training interrupted anywhere
     ends in the same bits as one that was not. Raises ModelError if the loss is no longer a number.
     """
@@ -83,7 +88,7 @@ def train(
     steps = math.ceil(len(targets) / schedule.batch_size)
     with progress.bar("training", schedule.epochs * steps, len(history) * steps) as bar:
         for epoch in range(len(history), schedule.epochs):
-            batches = _Epoch(inputs, targets, schedule, epoch)
+            batches = _Epoch(inputs, targets, schedule, epoch, teacher)
             result = model.fit(
                 # Keras would shuffle batches by Python's global generator, whose state no checkpoint holds
                 batches,
@@ -120,6 +125,18 @@ def calibration_batches(data: Dataset, seed: int) -> list[NDArray[np.float32]]:
     return np.array_split(examples, count)
 
 
+def sensitivity_batches(
+    inputs: NDArray[Any], labels: NDArray[Any], task: Task, seed: int
+) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
+    """Small batches of training examples with labels as the loss takes them."""
+    random = np.random.default_rng([seed, SENSITIVITY_BATCHES])
+    targets = task.training_labels(labels)
+    size = min(SENSITIVITY_BATCH, len(inputs))
+    for _ in range(SENSITIVITY_BATCHES):
+        chosen = random.choice(len(inputs), size, replace=False)
+        yield np.asarray(inputs[chosen], np.float32), targets[chosen]
+
+
 def augment(
     images: NDArray[np.float32], flip: bool, crop: int, rng: np.random.Generator
 ) -> NDArray[np.float32]:
@@ -141,8 +158,11 @@ def augment(
 class _Epoch(keras.utils.PyDataset):
     """One epoch's batches: order and augmentation depend on seed, epoch and batch alone."""
 
-    def __init__(self, x: NDArray[Any], y: NDArray[Any], schedule: Schedule, epoch: int) -> None:
+    def __init__(
+        self, x: NDArray[Any], y: NDArray[Any], schedule: Schedule, epoch: int, teacher: Any
+    ) -> None:
         super().__init__()
+        self.teacher = teacher
         self.x, self.y, self.schedule, self.epoch = x, y, schedule, epoch
         self.order = np.random.default_rng([schedule.seed, epoch]).permutation(len(x))
 
@@ -154,7 +174,8 @@ class _Epoch(keras.utils.PyDataset):
         chosen = self.order[batch * size : (batch + 1) * size]
         rng = np.random.default_rng([self.schedule.seed, self.epoch, batch])
         inputs = np.asarray(self.x[chosen], np.float32)
-        return augment(inputs, self.schedule.flip, self.schedule.crop, rng), self.y[chosen]
+        inputs = augment(inputs, self.schedule.flip, self.schedule.crop, rng)
+        return inputs, self.y[chosen] if self.teacher is None else self.teacher(inputs)
 
 
 class _Advance(keras.callbacks.Callback):
