@@ -255,6 +255,7 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         planned = self._planned(place, kernel)
         start, values = planned.start(), planned.values()
         table = start.shape
+        signed, unsigned = _small_integers()
 
         def add(shape: Any, name: str, value: Any, dtype: Any = kernel.dtype) -> Any:
             variable = self.add_variable(shape, dtype=dtype, name=f"{kernel.name}{name}")
@@ -262,7 +263,7 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
             return variable
 
         signs = (
-            add(kernel.shape, "_signs", np.broadcast_to(planned.flips, values.shape), "int8")
+            add(kernel.shape, "_signs", np.broadcast_to(planned.flips, values.shape), signed)
             if place.signed
             else None
         )
@@ -273,10 +274,10 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
             kernel,
             original,
             centroids,
-            indices=add(kernel.shape, "_indices", np.zeros(values.shape), "uint8"),
+            indices=add(kernel.shape, "_indices", np.zeros(values.shape), unsigned),
             signs=signs,
             free=add(table, "_free", start != 0) if place.pin_zero else None,
-            mask=add(kernel.shape, "_mask", values != 0, "int8") if place.sparse else None,
+            mask=add(kernel.shape, "_mask", values != 0, signed) if place.sparse else None,
             int8=place.int8,
             rate=self.centroid_rate,
             algorithm=ClusteringAlgorithm(
@@ -344,6 +345,13 @@ TAKEN_OVER = (
     "loss_scale_factor",
     "gradient_accumulation_steps",
 )
+
+
+def _small_integers() -> tuple[str, str]:
+    """Types of signs and of indices: a byte each, but for workers, whose first broadcast knows no bytes."""
+    if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+        return "int32", "int32"
+    return "int8", "uint8"
 
 
 def _places(plan: ClusterPlan | Sequence[_Place], var_list: Sequence[Any]) -> tuple[_Place, ...]:

@@ -81,7 +81,7 @@ class ClusteredVariable:
 
         def renew() -> Any:
             nearest, values = self.algorithm.get_indices_and_values(original, table)
-            indices.assign(tf.cast(nearest, tf.uint8))
+            indices.assign(tf.cast(nearest, indices.dtype))
             return values
 
         def keep() -> Any:

@@ -33,7 +33,7 @@ def keys_of(model: type[BaseModel]) -> dict[str, Any]:
         if isinstance(inner, type) and issubclass(inner, BaseModel):
             found[name] = keys_of(inner)
         elif name == "layers":
-            found[name] = {"pattern", "clusters", "skip"}
+            found[name] = {"pattern", "clusters", "per_channel", "skip"}
         else:
             found[name] = None
     return found

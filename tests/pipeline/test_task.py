@@ -261,3 +261,49 @@ def test_the_labels_given_to_fit_train_the_model() -> None:
         targets = task.training_labels(task.canonical(labels, "y"))
         history = model.fit(x, targets, epochs=10, verbose=0).history
         assert history["accuracy"][-1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("head", "labels", "loss"),
+    [
+        ([layers.Dense(3, activation="softmax")], CLASSES, None),
+        ([layers.Dense(3)], CLASSES, None),
+        ([layers.Dense(1, activation="sigmoid")], BITS, None),
+        ([layers.Dense(1)], BITS, keras.losses.BinaryCrossentropy(from_logits=True)),
+        ([layers.Dense(3, activation="softmax")], ONE_HOT, "categorical_crossentropy"),
+        ([layers.Dense(1)], REAL, None),
+    ],
+    ids=["softmax", "logits", "sigmoid", "binary logits", "one-hot", "regression"],
+)
+def test_a_models_own_outputs_are_the_best_labels_it_can_be_given(
+    head: list[Any], labels: Any, loss: Any
+) -> None:
+    """The gradient vanishes where model and teacher agree, and nowhere near it."""
+    model = model_of(*head, compiled=loss)
+    data = data_of(labels)
+    task = task_of(model, data, None)
+    assert task.teacher_obstacle is None
+    soft = task.distilled()
+    targets = soft.teacher(model)(data.x_train)
+    model.compile(keras.optimizers.SGD(1.0), soft.loss, metrics=soft.keras_metrics)
+    before = model.get_weights()
+    model.train_on_batch(data.x_train, targets)
+    for ours, theirs in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
+    others = np.roll(targets, 1, axis=-1 if targets.shape[-1] > 1 else 0)
+    model.train_on_batch(data.x_train, others)
+    assert np.abs(model.get_weights()[0] - before[0]).max() > 1e-4
+
+
+def test_agreement_with_the_teacher_is_shown_by_its_name() -> None:
+    model = model_of(layers.Dense(3, activation="softmax"))
+    task = task_of(model, data_of(CLASSES), None).distilled()
+    assert [metric.name for metric in task.keras_metrics] == ["agreement"]
+
+
+def test_a_loss_that_may_not_take_outputs_for_labels_says_so() -> None:
+    def own(truth: Any, predicted: Any) -> Any:
+        return keras.ops.mean(keras.ops.square(truth - predicted))
+
+    task = task_of(model_of(layers.Dense(1), compiled=own), data_of(REAL), None)
+    assert "is not known to take a model's outputs for labels" in str(task.teacher_obstacle)
