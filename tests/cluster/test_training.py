@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,39 +229,3 @@ def test_the_plans_aggregation_is_the_optimizers(build: Build) -> None:
     model = build("functional", optimizer="sgd", loss=loss())
     plan = ClusterPlan.of(model, 4, aggregation=GradientAggregation.AVG)
     assert cluster_weights(model, plan).optimizer.aggregation is GradientAggregation.AVG
-
-
-@pytest.mark.slow
-def test_replicas_stay_clustered_and_alike_under_a_mirrored_strategy(tmp_path: Path) -> None:
-    """In a process of its own: logical devices are set before TensorFlow starts."""
-    code = """
-import keras, numpy as np, tensorflow as tf
-from edgepalette import ClusterPlan, cluster_weights
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-keras.utils.set_random_seed(0)
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-with strategy.scope():
-    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
-    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
-    cluster_weights(model, ClusterPlan.of(model, 4))
-random = np.random.default_rng(0)
-x, y = random.normal(size=(32, 6)), random.normal(size=(32, 4))
-model.fit(x, y, batch_size=16, verbose=0)
-for v in model.optimizer.clustered_variables:
-    copies = [part.numpy() for part in v.kernel.value.values]
-    assert len(copies) == 2
-    assert np.array_equal(*copies)
-    assert np.array_equal(copies[0], v.centroids.numpy()[v.indices.numpy()])
-    assert len(np.unique(copies[0])) <= 4
-print("alike")
-"""
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        check=False,
-    )
-    assert done.stdout.strip().endswith("alike"), done.stderr
