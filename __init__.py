@@ -10,9 +10,12 @@ if TYPE_CHECKING:
     from .cluster.batchnorm import recalibrate_batchnorm
     from .cluster.centroids import Initialization
     from .cluster.model import cluster_weights, strip_clustering
+    from .cluster.monitor import ClusteringMonitor
     from .cluster.optimizer import ClusteringOptimizer
     from .cluster.palette import Palette
     from .cluster.plan import ClusterPlan, Override
+    from .cluster.post_training import cluster_post_training
+    from .cluster.sensitivity import sensitivities
     from .errors import EdgepaletteError
 
 __version__ = "0.1.0"
@@ -22,28 +25,34 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "ClusterPlan": "cluster.plan",
     "ClusteringAlgorithm": "cluster.algorithm",
+    "ClusteringMonitor": "cluster.monitor",
     "ClusteringOptimizer": "cluster.optimizer",
     "EdgepaletteError": "errors",
     "GradientAggregation": "cluster.aggregation",
     "Initialization": "cluster.centroids",
     "Override": "cluster.plan",
     "Palette": "cluster.palette",
+    "cluster_post_training": "cluster.post_training",
     "cluster_weights": "cluster.model",
     "recalibrate_batchnorm": "cluster.batchnorm",
+    "sensitivities": "cluster.sensitivity",
     "strip_clustering": "cluster.model",
 }
 
 __all__ = [
     "ClusterPlan",
     "ClusteringAlgorithm",
+    "ClusteringMonitor",
     "ClusteringOptimizer",
     "EdgepaletteError",
     "GradientAggregation",
     "Initialization",
     "Override",
     "Palette",
+    "cluster_post_training",
     "cluster_weights",
     "recalibrate_batchnorm",
+    "sensitivities",
     "strip_clustering",
 ]
 

@@ -92,7 +92,7 @@ class ClusteringAlgorithm:
         self.cluster_centroids = clusters_centroids
         self.cluster_gradient_aggregation = GradientAggregation(cluster_gradient_aggregation)
         self.data_format = data_format
-        self._channels = channels
+        self.channels = channels
 
     @property
     def per_channel(self) -> bool:
@@ -192,7 +192,7 @@ class ClusteringAlgorithm:
         return row_gradients(channels.rows(gradient), channels.rows(indices), clusters, aggregation)
 
     def _channels_of(self, shape: Any) -> Channels:
-        if self._channels is not None:
-            return self._channels
+        if self.channels is not None:
+            return self.channels
         axis = 0 if self.data_format == "channels_first" else -1
         return Channels.of(tuple(shape), (axis,))

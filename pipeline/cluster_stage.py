@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from ..cluster.batchnorm import recalibrate_batchnorm
 from ..cluster.model import cluster_weights, strip_clustering
-from ..cluster.plan import ClusterPlan, Override
+from ..cluster.plan import ClusterPlan, Override, PlannedWeight
 from ..cluster.post_training import cluster_post_training
 from ..cluster.sensitivity import sensitivities
 from ..errors import ExportError
 from ..evaluate.metric import get_metric
 from ..export.model_gains import model_gains
 from . import layout
+from .codebook import Codebook
 from .files import write_array, write_json
 from .models import open_saved, save_model
 from .recipe import ClusterSection
@@ -77,7 +78,7 @@ def run_cluster(session: Session, clusters: int, key: str) -> None:
             "epochs": epochs,
             **trained,
             "batchnorm_layers_recalibrated": recalibrated,
-            "clustered": [_clustered(planned) for planned in plan.clustered],
+            "clustered": [_clustered(planned, trained["history"]) for planned in plan.clustered],
             "kept": [
                 {"name": kept.weight.name, "size": kept.size, "reason": kept.reason}
                 for kept in plan.kept
@@ -204,12 +205,15 @@ def cluster_epochs(session: Session) -> int:
     return default_epochs(len(session.data.x_train), session.recipe.data.batch_size)
 
 
-def _clustered(planned: Any) -> dict[str, Any]:
+def _clustered(planned: PlannedWeight, history: list[dict[str, Any]]) -> dict[str, Any]:
     values = planned.values()
+    last = {row["weight"]: row for row in history[-1]["clustering"]} if history else {}
     return {
         "name": planned.weight.name,
         "shape": list(values.shape),
         "clusters": planned.clusters,
         "in_use": len(np.unique(values)),
+        "codebook": Codebook.of(values).to_json() if planned.channels is None else None,
+        "last_epoch": last.get(planned.weight.variable.path),
         "notes": list(planned.notes),
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..evaluate.measurement import Measurement
 from . import layout
+from .codebook import strip
 from .files import write_json, write_text
 from .picture import size_quality_svg
 from .provenance import provenance
@@ -56,6 +57,7 @@ def render(**context: Any) -> str:
         table=[cells(row) for row in rows],
         origins=list(dict.fromkeys((row.target, row.origin, row.notes) for row in rows)),
         picture=size_quality_svg(rows),
+        strip=strip,
     )
 
 

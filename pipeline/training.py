@@ -14,6 +14,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cluster.monitor import ClusteringMonitor
+from ..cluster.optimizer import ClusteringOptimizer
 from ..errors import ModelError
 from .data import Dataset
 from .files import replacing
@@ -72,11 +74,12 @@ def train(
     key: str,
     progress: Progress,
     teacher: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
-) -> list[dict[str, float]]:
+) -> list[dict[str, Any]]:
     """Train a compiled model; one row of losses and metrics per epoch.
 
     inputs (N, …), labels: canonical, as Task.canonical gives them.
     teacher: from a batch of inputs to what is learnt in place of the labels.
+    Under a ClusteringOptimizer a row says what became of every clustered weight (`clustering`).
     checkpoint: written after every epoch; one with the same `key` is taken up, so that a training interrupted anywhere
     ends in the same bits as one that was not. Raises ModelError if the loss is no longer a number.
     """
@@ -85,6 +88,8 @@ def train(
         model.optimizer.build(model.trainable_variables)
     history = _restore(model, checkpoint, key)
     targets = task.training_labels(labels)
+    clusters = isinstance(model.optimizer, ClusteringOptimizer)
+    monitor = ClusteringMonitor(verbose=False) if clusters else None
     steps = math.ceil(len(targets) / schedule.batch_size)
     with progress.bar("training", schedule.epochs * steps, len(history) * steps) as bar:
         for epoch in range(len(history), schedule.epochs):
@@ -94,14 +99,20 @@ def train(
                 batches,
                 verbose=0,
                 shuffle=False,
-                callbacks=[_Advance(bar, epoch, schedule.epochs)],
+                callbacks=[_Advance(bar, epoch, schedule.epochs), *([monitor] if monitor else [])],
             )
-            row = {name: float(values[0]) for name, values in result.history.items()}
+            row: dict[str, Any] = {
+                name: float(values[0]) for name, values in result.history.items()
+            }
             if not math.isfinite(row["loss"]):
                 raise ModelError(
                     f"training must keep a finite loss, got {row['loss']} in epoch {epoch + 1}; "
                     f"lower the learning rate (now {schedule.learning_rate:g})"
                 )
+            if monitor:
+                # Keras counts each call of fit from epoch 0
+                row["clustering"] = [{**told.to_json(), "epoch": epoch} for told in monitor.rows]
+                monitor.rows.clear()
             history.append(row)
             _save(model, checkpoint, key, history)
     return history
@@ -195,13 +206,13 @@ def _state(model: Any) -> list[Any]:
     return [*model.variables, *model.optimizer.variables]
 
 
-def _save(model: Any, checkpoint: Path, key: str, history: list[dict[str, float]]) -> None:
+def _save(model: Any, checkpoint: Path, key: str, history: list[dict[str, Any]]) -> None:
     arrays = {f"v{n}": variable.numpy() for n, variable in enumerate(_state(model))}
     with replacing(checkpoint) as temporary, temporary.open("wb") as file:
         np.savez(file, key=key, history=json.dumps(history), **arrays)
 
 
-def _restore(model: Any, checkpoint: Path, key: str) -> list[dict[str, float]]:
+def _restore(model: Any, checkpoint: Path, key: str) -> list[dict[str, Any]]:
     """The history of a checkpoint of this training, its state put into the model; [] without one."""
     if not checkpoint.is_file():
         return []
@@ -211,7 +222,7 @@ def _restore(model: Any, checkpoint: Path, key: str) -> list[dict[str, float]]:
                 return []
             state = _state(model)
             values = [saved[f"v{n}"] for n in range(len(state))]
-            history: list[dict[str, float]] = json.loads(str(saved["history"]))
+            history: list[dict[str, Any]] = json.loads(str(saved["history"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return []  # not one of ours, or of another version: train from the start
     for variable, value in zip(state, values, strict=True):
