@@ -51,7 +51,7 @@ def optimal(sample: Sample, clusters: int) -> Float:
 
     Dynamic programming over the places where clusters may end (Wang and Song 2011), each row by divide and conquer:
     the best start of the last cluster moves right with its end. O(K N log N) time and O(K N) memory over the N
-    distinct values.
+    distinct values, of which a sample has at most 2^18.
     """
     # equal values never part, so clusters end only where the value changes
     cuts = np.concatenate([[0], np.flatnonzero(np.diff(sample.values)) + 1, [sample.size]])

@@ -19,6 +19,8 @@ class Sample:
 
     values: (N,) ascending. mass, first, second: (N + 1,) sums of m, m·x and m·x² over the elements before each place,
     where x is counted from `center`: squares of large equal offsets would drown the differences.
+    Of a weight of more than 2^18 elements, neighbours in rank are one element with the sums of all: a cluster may end
+    a few elements away from where it would, and memory stays that of one sorted copy.
     """
 
     values: NDArray[Any]
@@ -32,17 +34,17 @@ class Sample:
         """weight: any shape. sensitivity: of the same shape, not negative: what an element's error counts (all 1)."""
         flat = weight.reshape(-1)
         if sensitivity is None:
-            values = np.sort(flat)
-            mass = np.arange(len(values) + 1, dtype=np.float64)
-            masses = None
+            values, masses = np.sort(flat), None
         else:
             order = np.argsort(flat, kind="stable")
             values, masses = flat[order], _masses(sensitivity.reshape(-1))[order]
-            mass = _prefix(masses)
         center = float(values[len(values) // 2])
-        centered = np.subtract(values, center, dtype=np.float64)
-        moment = centered if masses is None else centered * masses
-        return cls(values, mass, _prefix(moment), _prefix(np.multiply(moment, centered)), center)
+        together = -(-len(values) // MOST_CELLS)
+        sums = _cell_sums(values, masses, center, together)
+        mass, first, second = (_prefix(part) for part in sums)
+        # a cell is where its middle element is, the last one where its last is
+        middles = np.minimum(np.arange(len(mass) - 1) * together + together // 2, len(values) - 1)
+        return cls(values[middles], mass, first, second, center)
 
     @property
     def size(self) -> int:
@@ -82,6 +84,22 @@ class Sample:
         return float(np.sum(second - 2 * shift * first + shift * shift * mass))
 
 
+def _cell_sums(
+    values: NDArray[Any], masses: Float | None, center: float, together: int
+) -> tuple[Float, Float, Float]:
+    """Σm, Σmx and Σmx² of every `together` neighbours, a block at a time."""
+    cells = -(-len(values) // together)
+    sums = np.zeros((3, cells))
+    for start in range(0, cells, BLOCK):
+        chosen = slice(start * together, (start + BLOCK) * together)
+        x = np.subtract(values[chosen], center, dtype=np.float64)
+        m = np.ones_like(x) if masses is None else masses[chosen]
+        edges = np.arange(0, len(x), together)
+        for row, part in enumerate((m, m * x, m * x * x)):
+            sums[row, start : start + len(edges)] = np.add.reduceat(part, edges)
+    return sums[0], sums[1], sums[2]
+
+
 def _prefix(values: Float) -> Float:
     sums = np.zeros(len(values) + 1)
     np.cumsum(values, out=sums[1:])
@@ -95,5 +113,8 @@ def _masses(sensitivity: NDArray[Any]) -> Float:
     return masses / mean + LEAST_MASS if mean > 0 else np.ones_like(masses)
 
 
+# elements beyond which neighbours count as one, and how many of these are summed at a time
+MOST_CELLS = 1 << 18
+BLOCK = 1 << 16
 # what an element counts at least, as a part of the mean: estimates from a few batches call many elements worthless
 LEAST_MASS = 1e-2

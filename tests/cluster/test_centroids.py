@@ -16,7 +16,7 @@ from sklearn.cluster import KMeans
 
 from edgepalette.cluster.centroids import Initialization, initialize, squared_error
 from edgepalette.cluster.nearest import nearest_reference
-from edgepalette.cluster.sample import Sample
+from edgepalette.cluster.sample import MOST_CELLS, Sample
 
 # float32 centroids of two programs at the same minimum
 ROUNDING = 1 + 1e-6
@@ -209,6 +209,27 @@ def test_density_based_puts_the_same_mass_around_every_value() -> None:
     np.testing.assert_allclose(
         [np.mean(weight <= value) for value in centroids], (np.arange(8) + 0.5) / 8, atol=1e-3
     )
+
+
+@pytest.mark.parametrize("extra", [0, 1, 12345])
+def test_a_large_weight_is_clustered_as_well_as_a_small_one(extra: int) -> None:
+    """Neighbours in rank count as one element beyond 2^18: next to nothing is lost."""
+    size = 3 * MOST_CELLS + extra
+    weight = np.random.default_rng(extra).standard_t(5, size=size).astype(np.float32)
+    sample = Sample.of(weight)
+    assert len(sample.values) <= MOST_CELLS
+    assert sample.mass[-1] == size
+    ascending = np.sort(weight).astype(np.float64)
+    for how in (Initialization.KMEANS, Initialization.OPTIMAL):
+        centroids = initialize(weight, 4, how)
+        exact = np.square(ascending - centroids[nearest_reference(ascending, centroids)]).sum()
+        assert sample.error(centroids.astype(np.float64)) == pytest.approx(exact, rel=1e-4)
+        lloyd = centroids.astype(np.float64)
+        for _ in range(20):
+            codes = nearest_reference(ascending, lloyd)
+            lloyd = np.bincount(codes, ascending) / np.bincount(codes)
+        best = np.square(ascending - lloyd[nearest_reference(ascending, lloyd)]).sum()
+        assert exact <= best * (1 + 1e-4)
 
 
 def test_drawn_starts_follow_their_seed() -> None:
