@@ -25,6 +25,7 @@ ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 DIGITS_TEST = 360
 FSDD_SECONDS = 1.0
 FSDD_TEST_TAKES = 15
+MEL_BANDS, MEL_LOWEST, MEL_FLOOR, MFCCS = 40, 20.0, 1e-6, 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +70,8 @@ def fingerprint(source: str) -> str:
     """What tells this data from other data, without loading it."""
     if source.endswith(".npz"):
         return f"sha256:{sha256(_existing(Path(source)))}"
-    if source in ("cifar10", "fsdd"):
-        path = _shared_file(source)
+    if source in ("cifar10", "fsdd", "fsdd-mfcc"):
+        path = _shared_file(source.removesuffix("-mfcc"))
         return f"sha256:{sha256(path)}" if path else source
     if ":" in source:
         return f"{source} {module_hash(source)}"
@@ -137,7 +138,19 @@ def _jpegs(data: NDArray[np.uint8], offsets: NDArray[np.int64]) -> NDArray[np.ui
 
 
 def _fsdd() -> Dataset:
-    """Spoken digits as log-mel spectrograms, (frames, 40 bands, 1); takes 0–14 are the test set."""
+    """Spoken digits as log-mel spectrograms, (frames, 40 bands, 1)."""
+    return _spoken_digits("fsdd", _log_mel)
+
+
+def _fsdd_mfcc() -> Dataset:
+    """Spoken digits as 10 mel-frequency cepstral coefficients a frame, (49, 10, 1): keyword spotting's usual inputs."""
+    return _spoken_digits("fsdd-mfcc", _mfcc)
+
+
+def _spoken_digits(
+    name: str, features_of: Callable[[NDArray[np.float32], int], NDArray[np.float32]]
+) -> Dataset:
+    """Features of waves and their rate; takes 0–14 are the test set."""
     path = _shared_file("fsdd")
     if path is None:
         raise DataError(
@@ -152,9 +165,9 @@ def _fsdd() -> Dataset:
     for row, (start, end) in enumerate(pairwise(offsets)):
         wave = pcm[start:end][:length]
         waves[row, : len(wave)] = wave / 2**15
-    features = _log_mel(waves, rate)
+    features = features_of(waves, rate)
     test = takes < FSDD_TEST_TAKES
-    return Dataset("fsdd", features[~test], labels[~test], features[test], labels[test])
+    return Dataset(name, features[~test], labels[~test], features[test], labels[test])
 
 
 def _log_mel(waves: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
@@ -172,10 +185,24 @@ def _log_mel(waves: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(np.swapaxes(spectra, 1, 2)[..., None])
 
 
+def _mfcc(waves: NDArray[np.float32], rate: int) -> NDArray[np.float32]:
+    """Frames of 40 ms every 20 ms, 40 mel bands from 20 Hz to half the rate, the first 10 coefficients."""
+    import tensorflow as tf
+
+    spectra = tf.abs(tf.signal.stft(waves, rate // 25, rate // 50, fft_length=512))
+    bands = tf.signal.linear_to_mel_weight_matrix(
+        MEL_BANDS, spectra.shape[-1], rate, MEL_LOWEST, rate / 2
+    )
+    log_mel = tf.math.log(spectra @ bands + MEL_FLOOR)
+    coefficients = tf.signal.mfccs_from_log_mel_spectrograms(log_mel)[..., :MFCCS]
+    return np.asarray(coefficients)[..., None]
+
+
 BUILT_IN: dict[str, Callable[[], Dataset]] = {
     "digits": _digits,
     "cifar10": _cifar10,
     "fsdd": _fsdd,
+    "fsdd-mfcc": _fsdd_mfcc,
 }
 
 

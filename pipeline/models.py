@@ -13,8 +13,15 @@ from ..errors import ModelError, RecipeError
 from ..evaluate.metric import load_attribute, load_function
 from .data import Dataset, module_hash
 from .files import save_keras, sha256
-from .zoo import ZOO
+from .zoo import ZOO, Builder, zoo_builder
 
+# inputs of built-in models when no data gives them
+DEFAULT_SHAPES = {
+    "resnet8": (32, 32, 3),
+    "ds-cnn-l": (49, 10, 1),
+    "mobilenet-v1": (224, 224, 3),
+    "mobilenet-v2": (224, 224, 3),
+}
 FILES = (".keras", ".h5", ".hdf5")
 
 
@@ -39,9 +46,9 @@ def load_model(source: str, data: Dataset | None = None) -> Any:
     require_tensorflow_backend()
     if is_trained(source):
         model = _from_file(_existing(source))
-    elif source in ZOO:
-        shape = data.input_shape if data else (8, 8, 1)
-        model = ZOO[source](shape, _classes(data))
+    elif (builder := zoo_builder(source)) is not None:
+        shape = data.input_shape if data else DEFAULT_SHAPES.get(source, (8, 8, 1))
+        model = _built(builder, source, shape, _classes(data))
     elif ":" in source:
         model = _from_function(source, data)
     else:
@@ -50,6 +57,15 @@ def load_model(source: str, data: Dataset | None = None) -> Any:
         )
     _check(model, source)
     return model
+
+
+def _built(builder: Builder, name: str, shape: tuple[int, ...], classes: int) -> Any:
+    try:
+        return builder(shape, classes)
+    except ValueError as error:
+        raise ModelError(
+            f"{name} must take the data's inputs, got shape {shape}: {error}"
+        ) from error
 
 
 def save_model(model: Any, path: Path) -> None:

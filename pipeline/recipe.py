@@ -24,13 +24,13 @@ class _Section(BaseModel):
 
 
 class ModelSection(_Section):
-    """`source`: digits-cnn, resnet8, a .keras or .h5 file, or package.module:function."""
+    """`source`: digits-cnn, resnet8, ds-cnn-l, mobilenet-v1, mobilenet-v2, a .keras or .h5 file, or package.module:function."""
 
     source: str = "digits-cnn"
 
 
 class DataSection(_Section):
-    """`source`: digits, cifar10, fsdd, an .npz file, or package.module:function; augmentation of training images."""
+    """`source`: digits, cifar10, fsdd, fsdd-mfcc, an .npz file, or package.module:function; augmentation of training images."""
 
     source: str = "digits"
     batch_size: Positive = 64

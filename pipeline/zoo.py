@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +57,70 @@ def resnet8(input_shape: tuple[int, ...], classes: int) -> Any:
     return keras.Model(inputs, outputs, name="resnet8")
 
 
-ZOO: dict[str, Callable[[tuple[int, ...], int], Any]] = {
+def ds_cnn_l(input_shape: tuple[int, ...], classes: int) -> Any:
+    """The large depthwise-separable network of keyword spotting (Zhang et al. 2017, Hello Edge): 416,000 weights.
+
+    For 49 frames of 10 MFCCs, as data `fsdd-mfcc` has them.
+    """
+    import keras
+    from keras import layers
+
+    def activated(x: Any) -> Any:
+        return layers.ReLU()(layers.BatchNormalization()(x))
+
+    filters = 276
+    inputs = keras.Input(input_shape)
+    x = layers.Conv2D(filters, (10, 4), strides=(2, 1), padding="same", use_bias=False)(inputs)
+    x = activated(x)
+    for stride in (2, 1, 1, 1, 1):
+        x = layers.DepthwiseConv2D(3, strides=stride, padding="same", use_bias=False)(x)
+        x = activated(x)
+        x = activated(layers.Conv2D(filters, 1, use_bias=False)(x))
+    x = layers.AveragePooling2D(pool_size=(x.shape[1], x.shape[2]))(x)
+    x = layers.Dropout(0.2)(layers.Flatten()(x))
+    outputs = layers.Dense(classes, activation="softmax")(x)
+    return keras.Model(inputs, outputs, name="ds_cnn_l")
+
+
+def _mobilenet(version: str, alpha: float) -> Builder:
+    """MobileNet of keras.applications without pretrained weights, for pictures of 0 to 255."""
+
+    def build(input_shape: tuple[int, ...], classes: int) -> Any:
+        import keras
+        from keras import layers
+
+        make = {
+            "v1": keras.applications.MobileNet,
+            "v2": keras.applications.MobileNetV2,
+        }[version]
+        network = make(
+            input_shape=input_shape, alpha=alpha, weights=None, include_top=False, pooling="avg"
+        )
+        inputs = keras.Input(input_shape)
+        x = layers.Rescaling(1 / 127.5, offset=-1)(inputs)
+        x = layers.Dropout(0.2)(network(x))
+        outputs = layers.Dense(classes, activation="softmax")(x)
+        return keras.Model(inputs, outputs, name=f"mobilenet_{version}")
+
+    return build
+
+
+Builder = Callable[[tuple[int, ...], int], Any]
+
+ZOO: dict[str, Builder] = {
     "digits-cnn": digits_cnn,
     "resnet8": resnet8,
+    "ds-cnn-l": ds_cnn_l,
+    "mobilenet-v1": _mobilenet("v1", 1.0),
+    "mobilenet-v2": _mobilenet("v2", 1.0),
 }
+
+
+def zoo_builder(name: str) -> Builder | None:
+    """The builder of a built-in model: a name of ZOO, or a MobileNet's with its width, as mobilenet-v1-0.25."""
+    if name in ZOO:
+        return ZOO[name]
+    found = re.fullmatch(r"mobilenet-(v1|v2)-(\d*\.?\d+)", name)
+    if found is None or float(found[2]) == 0:
+        return None
+    return _mobilenet(found[1], float(found[2]))

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.fft
 
 from edgepalette.errors import DataError, RecipeError
 from edgepalette.pipeline.data import DATA_VARIABLE, Dataset, fingerprint, load_dataset, module_hash
@@ -147,7 +148,9 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 
 def test_an_unknown_source_names_what_there_is() -> None:
-    with pytest.raises(RecipeError, match=r"digits, cifar10, fsdd, an \.npz file or .*got 'mnist'"):
+    with pytest.raises(
+        RecipeError, match=r"digits, cifar10, fsdd, fsdd-mfcc, an \.npz file or .*got 'mnist'"
+    ):
         load_dataset("mnist")
 
 
@@ -252,6 +255,32 @@ def test_fsdd_is_log_mel_frames_split_by_takes(
     assert data.input_shape[1:] == (40, 1)
     assert np.bincount(data.y_test).tolist() == [90] * 10
     assert fingerprint("fsdd").startswith("sha256:")
+
+
+def test_mfccs_are_those_of_scipys_transforms(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEPALETTE_DATA", str(shared))
+    data = load_dataset("fsdd-mfcc")
+    assert data.x_train.shape == (2100, 49, 10, 1)
+    assert data.x_test.shape == (900, 49, 10, 1)
+    with np.load(shared / "data" / "fsdd.npz") as arrays:
+        first = int(np.flatnonzero(arrays["takes"] < 15)[0])
+        start, end = arrays["offsets"][first : first + 2]
+        wave = np.zeros(8000)
+        wave[: end - start] = (arrays["pcm"][start:end] / 2**15)[:8000]
+    window = np.hanning(321)[:320]
+    frames = np.stack([wave[160 * n : 160 * n + 320] * window for n in range(49)])
+    spectra = np.abs(np.fft.rfft(frames, 512))
+    mel = 1127 * np.log1p(np.arange(257) * 8000 / 512 / 700)
+    edges = np.linspace(1127 * np.log1p(20 / 700), 1127 * np.log1p(4000 / 700), 42)
+    rising = (mel[:, None] - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - mel[:, None]) / (edges[2:] - edges[1:-1])
+    bands = np.maximum(0, np.minimum(rising, falling))
+    bands[0] = 0
+    expected = scipy.fft.dct(np.log(spectra @ bands + 1e-6), type=2, norm="ortho")[:, :10]
+    expected[:, 0] *= np.sqrt(2)  # HTK's scale, which keyword spotting uses
+    np.testing.assert_allclose(data.x_test[0, :, :, 0], expected, rtol=0, atol=1e-3)
     # frames differ from recording to recording: this is no constant picture
     assert data.x_test.std(axis=0).mean() > 0
 

@@ -16,6 +16,7 @@ from keras import layers
 from edgepalette.errors import ModelError, RecipeError
 from edgepalette.pipeline.data import Dataset
 from edgepalette.pipeline.models import is_trained, load_model, model_fingerprint, save_model
+from edgepalette.pipeline.zoo import zoo_builder
 
 # Keras says so itself of every .h5 it writes
 legacy_format = pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
@@ -98,7 +99,8 @@ def test_built_in_models_take_the_datas_shape_and_classes() -> None:
             model = load_model(name, Dataset("d", x, y, x, y))
             assert model.input_shape == (None, 16, 16, 3)
             assert model.output_shape == (None, 6)
-        assert load_model(name).input_shape == (None, 8, 8, 1)
+    assert load_model("digits-cnn").input_shape == (None, 8, 8, 1)
+    assert load_model("resnet8").input_shape == (None, 32, 32, 3)
 
 
 SOURCE = """
@@ -202,7 +204,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 
 def test_an_unknown_word_names_what_there_is() -> None:
-    with pytest.raises(RecipeError, match=r"digits-cnn, resnet8, a \.keras or \.h5 .*got 'vgg'"):
+    with pytest.raises(RecipeError, match=r"digits-cnn, resnet8, ds-cnn-l, .* a \.keras or \.h5 .*got 'vgg'"):
         load_model("vgg")
 
 
@@ -270,3 +272,28 @@ def test_a_class_keras_cannot_make_again_is_told(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"give its classes get_config and @keras.saving"):
         save_model(model, tmp_path / "m.keras")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "weights"),
+    [
+        # kernels, two vectors a BatchNorm and the head: 11,040 + 5 · (2,484 + 76,176) + 11 · 552 + 2,770
+        ("ds-cnn-l", (49, 10, 1), 413_182),
+        ("mobilenet-v1-0.25", (96, 96, 3), 215_642),
+        ("mobilenet-v2-0.35", (32, 32, 3), 408_938),
+    ],
+)
+def test_networks_of_the_field_have_the_weights_their_papers_say(
+    name: str, shape: tuple[int, ...], weights: int
+) -> None:
+    builder = zoo_builder(name)
+    assert builder is not None
+    model = builder(shape, 10)
+    assert model.input_shape == (None, *shape)
+    assert model.output_shape == (None, 10)
+    assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == weights
+
+
+@pytest.mark.parametrize("name", ["mobilenet-v3", "mobilenet-v1-", "mobilenet-v1-0", "resnet9"])
+def test_no_network_has_another_name(name: str) -> None:
+    assert zoo_builder(name) is None
