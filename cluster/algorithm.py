@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from .aggregation import GradientAggregation
 from .channels import Channels
-from .nearest import nearest
+from .nearest import nearest_bytes
 
 # rows the gradient is folded into for DenseBincount: a fixed number keeps the sums bit-reproducible
 BINCOUNT_ROWS = 64
@@ -30,8 +30,11 @@ def centroid_gradient(
     flat = tf.reshape(gradient, (-1,))
     members = tf.reshape(tf.cast(indices, tf.int32), (-1,))
     padding = -int(flat.shape[0]) % BINCOUNT_ROWS
-    weights = tf.reshape(tf.pad(flat, [[0, padding]]), (BINCOUNT_ROWS, -1))
-    bins = tf.reshape(tf.pad(members, [[0, padding]]), (BINCOUNT_ROWS, -1))
+    # padding copies everything: spared where it can be
+    weights, bins = (
+        tf.reshape(tf.pad(part, [[0, padding]]) if padding else part, (BINCOUNT_ROWS, -1))
+        for part in (flat, members)
+    )
     total = tf.reduce_sum(_row_sums(weights, bins, clusters), axis=0)
     if aggregation is GradientAggregation.SUM:
         return total
@@ -101,16 +104,16 @@ class ClusteringAlgorithm:
 
     def get_pulling_indices(self, weight: Any, centroids: Any = None) -> Any:
         """Index of each weight's nearest centroid: int32 in the weight's shape."""
-        return self.get_indices_and_values(weight, centroids)[0]
+        return tf.cast(self.get_indices_and_values(weight, centroids)[0], tf.int32)
 
     def get_indices_and_values(self, weight: Any, centroids: Any = None) -> tuple[Any, Any]:
-        """(indices int32, clustered weight): both forms of the forward pass from one search."""
+        """(indices uint8, clustered weight): both forms of the forward pass from one search."""
         centroids = tf.convert_to_tensor(self.cluster_centroids if centroids is None else centroids)
         weight = tf.convert_to_tensor(weight)
         if not self.per_channel:
-            return nearest(weight, centroids)
+            return nearest_bytes(weight, centroids)
         channels = self._channels_of(weight.shape)
-        indices, values = nearest(channels.rows(weight), centroids)
+        indices, values = nearest_bytes(channels.rows(weight), centroids)
         return channels.unrows(indices), channels.unrows(values)
 
     def get_clustered_weight(self, pulling_indices: Any, original_weight: Any) -> Any:

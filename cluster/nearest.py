@@ -1,4 +1,4 @@
-"""Nearest centroid over sorted midpoints: O(N log K) time, O(N) memory.
+"""Nearest centroid over sorted midpoints: O(N log K) time or better, O(N) memory.
 
 `nearest_reference` is the plain definition and the oracle of the fast form.
 Never sort the stored centroids: both forms map back through argsort, so optimizer slots stay with their centroid.
@@ -6,6 +6,7 @@ Never sort the stored centroids: both forms map back through argsort, so optimiz
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -34,44 +35,126 @@ def nearest(weight: Any, centroids: Any) -> tuple[Any, Any]:
     """(indices int32, clustered weight), both in the weight's shape; TensorFlow tensors.
 
     centroids: (K,) for a weight of any shape, or (rows, K) for a weight of (rows, N), each row with its own.
-    An unrolled binary search compiled by XLA: log2 K gathers give index and value together.
+    Compiled by XLA, index and value in one pass.
     """
-    import tensorflow as tf
+    indices, values = nearest_bytes(weight, centroids)
+    return _tf().cast(indices, _tf().int32), values
 
+
+def nearest_bytes(weight: Any, centroids: Any) -> tuple[Any, Any]:
+    """`nearest` with uint8 indices, which is what training keeps."""
+    tf = _tf()
     weight, centroids = tf.convert_to_tensor(weight), tf.convert_to_tensor(centroids)
-    search = _search(index_width(int(centroids.shape[-1])), weight.dtype.name)
-    rows = weight if len(centroids.shape) == 2 else tf.reshape(weight, (1, -1))
+    bits = index_width(int(centroids.shape[-1]))
+    single = len(centroids.shape) == 1
+    rows = tf.reshape(weight, (1, -1)) if single else weight
+    wide = _look_up if single else _search
+    way = _compare if bits <= MOST_COMPARED_BITS else wide
+    search = _compiled(way, bits, weight.dtype.name)
     indices, values = search(rows, tf.reshape(centroids, (-1, centroids.shape[-1])))
     return tf.reshape(indices, weight.shape), tf.reshape(values, weight.shape)
 
 
-@cache
-def _search(bits: int, dtype: str) -> Any:
-    """The search for palettes of `bits` bits, traced once for all sizes; XLA compiles it for each."""
-    import tensorflow as tf
+# up to so many bits, comparing with every border is faster than any search: it takes no gather
+MOST_COMPARED_BITS = 5
+# buckets of the table the wider searches start from, and the borders that may share one
+BUCKETS, BORDERS_PER_BUCKET = 1 << 13, 2
 
+
+@cache
+def _compiled(way: Callable[..., Any], bits: int, dtype: str) -> Any:
+    """A way for palettes of `bits` bits, traced once for all sizes; XLA compiles it for each."""
+    tf = _tf()
     spec = tf.TensorSpec((None, None), dtype)
 
     @tf.function(jit_compile=True, input_signature=[spec, spec])  # type: ignore[untyped-decorator] # TF has no stubs
-    def search(weight: Any, centroids: Any) -> tuple[Any, Any]:
-        rows, count = tf.unstack(tf.shape(centroids))
+    def compiled(weight: Any, centroids: Any) -> tuple[Any, Any]:
         order = tf.argsort(centroids, stable=True)
         ascending = tf.gather(centroids, order, batch_dims=1)
         half = tf.constant(0.5, ascending.dtype)
         borders = ascending[:, :-1] * half + ascending[:, 1:] * half
-        # the largest number beyond the last border: the search walks a full tree of 2^bits leaves for any K
+        # the largest number beyond the last border: no finite weight passes it
+        rows, count = tf.unstack(tf.shape(centroids))
         padding = tf.fill([rows, 2**bits - count], ascending.dtype.max)
-        borders = tf.reshape(tf.concat([borders, padding], 1), (-1,))
-        # one flat gather for all rows, each from its own part of the table
-        row = tf.range(rows)[:, None]
-        position = tf.zeros_like(weight, tf.int32)
-        for level in reversed(range(bits)):
-            step = 1 << level
-            border = tf.gather(borders, row * (2**bits - 1) + position + (step - 1))
-            position += tf.where(weight > border, step, 0)
-        place = row * count + tf.minimum(position, count - 1)
-        flat_order, flat_values = tf.reshape(order, (-1,)), tf.reshape(ascending, (-1,))
-        return tf.gather(flat_order, place), tf.gather(flat_values, place)
+        found: tuple[Any, Any] = way(
+            weight, tf.concat([borders, padding], 1), order, ascending, bits
+        )
+        return found
 
     # called as it is: TF would warn that a function of the same source is traced for every width
-    return search.get_concrete_function()
+    return compiled.get_concrete_function()
+
+
+def _compare(weight: Any, borders: Any, order: Any, ascending: Any, bits: int) -> tuple[Any, Any]:
+    """Past each border take the next centroid: 2^bits - 1 comparisons that run in vector registers."""
+    tf = _tf()
+    # borders are padded to 2^bits - 1 and a weight of infinity passes all: the last centroid follows itself
+    last = tf.shape(ascending)[1] - 1
+    order = tf.cast(order, tf.uint8)
+    indices = tf.broadcast_to(order[:, :1], tf.shape(weight))
+    values = tf.broadcast_to(ascending[:, :1], tf.shape(weight))
+    for border in range(2**bits - 1):
+        after = tf.minimum(border + 1, last)
+        passed = weight > borders[:, border : border + 1]
+        indices = tf.where(passed, order[:, after, None], indices)
+        values = tf.where(passed, ascending[:, after, None], values)
+    return indices, values
+
+
+def _look_up(weight: Any, borders: Any, order: Any, ascending: Any, bits: int) -> tuple[Any, Any]:
+    """One row: from a table of even buckets to the border inside a bucket; a search where that is not enough.
+
+    Exact whatever rounding does: buckets rise with weights, so borders in lower buckets lie below.
+    """
+    tf = _tf()
+    inner, count = borders[0, : tf.shape(ascending)[1] - 1], tf.shape(ascending)[1]
+    span = tf.maximum(inner[-1] - inner[0], LEAST_SPAN)
+
+    def bucket(values: Any) -> Any:
+        place = (values - inner[0]) * ((BUCKETS - 2) / span) + 1
+        return tf.cast(tf.clip_by_value(place, 0, BUCKETS - 1), tf.int32)
+
+    filled = tf.math.unsorted_segment_sum(tf.ones_like(inner, tf.int32), bucket(inner), BUCKETS)
+    # a byte an entry: the table stays in the nearest cache
+    below = tf.cast(tf.cumsum(filled, exclusive=True), tf.uint8)
+
+    def fast() -> tuple[Any, Any]:
+        position = tf.cast(tf.gather(below, bucket(weight)), tf.int32)
+        for _ in range(BORDERS_PER_BUCKET):
+            position += tf.cast(weight > tf.gather(borders[0], position), tf.int32)
+        position = tf.minimum(position, count - 1)
+        return tf.gather(tf.cast(order[0], tf.uint8), position), tf.gather(ascending[0], position)
+
+    found: tuple[Any, Any] = tf.cond(
+        tf.reduce_max(filled) <= BORDERS_PER_BUCKET,
+        fast,
+        lambda: _search(weight, borders, order, ascending, bits),
+    )
+    return found
+
+
+def _search(weight: Any, borders: Any, order: Any, ascending: Any, bits: int) -> tuple[Any, Any]:
+    """An unrolled binary search: a full tree of 2^bits leaves, one flat gather a level for all rows."""
+    tf = _tf()
+    rows, count = tf.unstack(tf.shape(ascending))
+    borders = tf.reshape(borders, (-1,))
+    row = tf.range(rows)[:, None]
+    position = tf.zeros_like(weight, tf.int32)
+    for level in reversed(range(bits)):
+        step = 1 << level
+        border = tf.gather(borders, row * (2**bits - 1) + position + (step - 1))
+        position += tf.where(weight > border, step, 0)
+    place = row * count + tf.minimum(position, count - 1)
+    flat_order = tf.reshape(tf.cast(order, tf.uint8), (-1,))
+    return tf.gather(flat_order, place), tf.gather(tf.reshape(ascending, (-1,)), place)
+
+
+# keeps the width of a bucket a number when all borders are one
+LEAST_SPAN = 1e-30
+
+
+def _tf() -> Any:
+    """TensorFlow, only where it is needed: `nearest_reference` does without."""
+    import tensorflow
+
+    return tensorflow

@@ -17,12 +17,15 @@ import numpy as np
 from edgepalette import ClusterPlan, cluster_weights
 
 
-def main(width: int, batch: int, clusters: int, pairs: int, steps: int) -> None:
+def main(width: int, batch: int, clusters: int, pairs: int, steps: int, optimizer: str) -> None:
     """Run the turns."""
+    make = {"sgd": lambda: keras.optimizers.SGD(1e-3), "adam": lambda: keras.optimizers.Adam(1e-3)}[
+        optimizer
+    ]
 
     def compiled(number: int) -> Any:
         model = keras.Sequential([keras.Input((width,)), keras.layers.Dense(width)])
-        model.compile(keras.optimizers.SGD(1e-3), "mse", jit_compile=False)
+        model.compile(make(), "mse", jit_compile=False)
         return cluster_weights(model, ClusterPlan.of(model, number)) if number else model
 
     random = np.random.default_rng(0)
@@ -45,4 +48,4 @@ def main(width: int, batch: int, clusters: int, pairs: int, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*map(int, sys.argv[1:-1]), sys.argv[-1])

@@ -1,6 +1,6 @@
 """The peer's cost: a step of one wide Dense layer under tfmot's clustering beside the plain one; JSON on standard output.
 
-python tfmot_cost.py WIDTH BATCH CLUSTERS PAIRS STEPS: CLUSTERS 0 for the plain layer alone, PAIRS 0 for memory alone.
+python tfmot_cost.py WIDTH BATCH CLUSTERS PAIRS STEPS OPTIMIZER: CLUSTERS 0 for the plain layer alone, PAIRS 0 for memory alone.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ import tensorflow_model_optimization as tfmot
 import tf_keras as keras
 
 
-def main(width: int, batch: int, clusters: int, pairs: int, steps: int) -> None:
+def main(width: int, batch: int, clusters: int, pairs: int, steps: int, optimizer: str) -> None:
     """Run the turns."""
+    make = {"sgd": lambda: keras.optimizers.SGD(1e-3), "adam": lambda: keras.optimizers.Adam(1e-3)}[
+        optimizer
+    ]
 
     def compiled(number: int) -> keras.Model:
         model = keras.Sequential([keras.layers.Dense(width, input_shape=(width,))])
@@ -30,7 +33,7 @@ def main(width: int, batch: int, clusters: int, pairs: int, steps: int) -> None:
                 number_of_clusters=number,
                 cluster_centroids_init=tfmot.clustering.keras.CentroidInitialization.LINEAR,
             )
-        model.compile(keras.optimizers.SGD(1e-3), "mse")
+        model.compile(make(), "mse")
         return model
 
     random = np.random.default_rng(0)
@@ -53,4 +56,4 @@ def main(width: int, batch: int, clusters: int, pairs: int, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(*map(int, sys.argv[1:-1]), sys.argv[-1])

@@ -62,6 +62,49 @@ def test_the_compiled_search_equals_the_reference_for_any_number_of_clusters(clu
     np.testing.assert_array_equal(values.numpy(), centroids[expected])
 
 
+@pytest.mark.parametrize("clusters", CLUSTERS)
+@pytest.mark.parametrize("crowded", [False, True])
+def test_ascending_centroids_take_the_shorter_way_to_the_same_end(
+    clusters: int, crowded: bool
+) -> None:
+    """Wide tables start from even buckets; centroids that crowd into one bucket are searched."""
+    random = np.random.default_rng(clusters)
+    centroids = np.sort(random.normal(size=clusters)).astype(np.float32)
+    if crowded:
+        half = clusters // 2
+        centroids[:half] = np.sort(centroids[half] - 1e-5 * random.random(half))
+    borders = midpoints(centroids)
+    around = np.concatenate([np.nextafter(borders, side) for side in (-np.inf, np.inf)])
+    weight = np.concatenate(
+        [2 * random.normal(size=5000), borders, around, centroids, [np.inf, -np.inf, 3e38, -3e38]]
+    ).astype(np.float32)
+    indices, values = nearest(weight, centroids)
+    expected = nearest_reference(weight, centroids)
+    np.testing.assert_array_equal(indices.numpy(), expected)
+    np.testing.assert_array_equal(values.numpy(), centroids[expected])
+
+
+@pytest.mark.parametrize("clusters", [40, 256])
+def test_wide_tables_of_one_value_do_no_harm(clusters: int) -> None:
+    centroids = np.full(clusters, 0.25, np.float32)
+    weight = np.array([-1, 0.25, 7], np.float32)
+    indices, values = nearest(weight, centroids)
+    np.testing.assert_array_equal(indices.numpy(), nearest_reference(weight, centroids))
+    np.testing.assert_array_equal(values.numpy(), centroids[:3])
+
+
+@pytest.mark.parametrize("clusters", [2, 5, 16, 33, 100])
+def test_every_row_is_searched_in_its_own_centroids(clusters: int) -> None:
+    random = np.random.default_rng(clusters)
+    centroids = random.normal(size=(6, clusters)).astype(np.float32)
+    weight = random.normal(size=(6, 70)).astype(np.float32)
+    indices, values = nearest(weight, centroids)
+    for row in range(6):
+        expected = nearest_reference(weight[row], centroids[row])
+        np.testing.assert_array_equal(indices.numpy()[row], expected)
+        np.testing.assert_array_equal(values.numpy()[row], centroids[row][expected])
+
+
 def test_a_weight_that_is_a_centroid_stays_what_it_is() -> None:
     centroids = np.array([0.3, -0.1, 7.5, 0.0], np.float32)
     indices, values = nearest(centroids, centroids)

@@ -204,7 +204,9 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 
 def test_an_unknown_word_names_what_there_is() -> None:
-    with pytest.raises(RecipeError, match=r"digits-cnn, resnet8, ds-cnn-l, .* a \.keras or \.h5 .*got 'vgg'"):
+    with pytest.raises(
+        RecipeError, match=r"digits-cnn, resnet8, ds-cnn-l, .* a \.keras or \.h5 .*got 'vgg'"
+    ):
         load_model("vgg")
 
 
