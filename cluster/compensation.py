@@ -21,6 +21,8 @@ Float = NDArray[np.float64]
 
 # added to the diagonal of H, as a part of its mean: inputs of a few batches never span everything
 DAMPING = 0.01
+# what a group without inputs counts, as a part of the others' mean
+DEAD_PART = 1e-6
 # turns of codes and centroids
 ROUNDS = 5
 # rows corrected one by one before all others are corrected in one product
@@ -51,14 +53,14 @@ def compensate(linear: LinearMap, clusters: int, pin_zero: bool = False) -> tupl
     inverse = _inverse_factors(gram)
     energy = np.diagonal(gram, axis1=1, axis2=2)
     felt = energy[:, :, None] * linear.importance[:, None, :]
-    centroids = kmeans(Sample.of(linear.weight, felt), clusters)
+    counted = felt > DEAD_PART * felt.mean()
+    centroids = kmeans(Sample.of(linear.weight[counted], felt[counted]), clusters)
     best: tuple[float, Float, Float] | None = None
     for _ in range(ROUNDS):
         if pin_zero:
             centroids[np.argmin(np.abs(centroids))] = 0
         codes = _round(linear.weight, inverse, centroids)
-        if not pin_zero:
-            centroids = _best_centroids(linear, codes, centroids)
+        centroids = _best_centroids(linear, codes, centroids, pin_zero)
         clustered = centroids[codes]
         error = linear.error(clustered)
         if best is None or error < best[0]:
@@ -78,10 +80,11 @@ def _by_energy(linear: LinearMap) -> tuple[NDArray[np.intp], LinearMap]:
 
 
 def _damped(gram: Float) -> Float:
-    """H with a diagonal that can be inverted, and 1 for inputs that are always 0."""
+    """H with a diagonal that can be inverted; groups whose inputs are always 0 count next to nothing beside the others."""
     size = gram.shape[-1]
     mean = np.trace(gram, axis1=1, axis2=2) / size
-    level = np.where(mean > 0, DAMPING * mean, 1.0)
+    alive = float(mean[mean > 0].mean()) if np.any(mean > 0) else 1.0
+    level = DAMPING * np.where(mean > 0, mean, DEAD_PART * alive)
     return np.asarray(gram + level[:, None, None] * np.eye(size))
 
 
@@ -108,8 +111,10 @@ def _round(weight: Float, inverse: Float, centroids: Float) -> NDArray[np.intp]:
     return codes
 
 
-def _best_centroids(linear: LinearMap, codes: NDArray[np.intp], before: Float) -> Float:
-    """Centroids of the least error for given codes; one no weight uses stays where it was."""
+def _best_centroids(
+    linear: LinearMap, codes: NDArray[np.intp], before: Float, pin_zero: bool
+) -> Float:
+    """Centroids of the least error for given codes; one no weight uses, and a pinned 0, stay where they were."""
     count = len(before)
     normal, right = np.zeros((count, count)), np.zeros(count)
     target = linear.gram @ linear.weight
@@ -120,6 +125,8 @@ def _best_centroids(linear: LinearMap, codes: NDArray[np.intp], before: Float) -
             normal += weight * (members.T @ gram @ members)
             right += weight * (members.T @ target[group, :, output])
     used = np.bincount(codes.reshape(-1), minlength=count) > 0
+    if pin_zero:
+        used &= before != 0
     solved = before.copy()
     solved[used] = np.linalg.lstsq(normal[np.ix_(used, used)], right[used], rcond=1e-10)[0]
     return solved

@@ -61,7 +61,10 @@ def optimal(sample: Sample, clusters: int) -> Float:
     for _ in range(used - 1):
         best, choice = _row(sample, cuts, best)
         choices.append(choice)
-    return _with_spares(sample, sample.means(_trace(cuts, choices)), clusters)
+    means = sample.means(_trace(cuts, choices))
+    # values a rounding apart tie, and a tie may leave a cluster empty
+    means = np.unique(means[~np.isnan(means)])
+    return _refill(sample, means, clusters - len(means))
 
 
 def lloyd(sample: Sample, start: Float) -> Float:
@@ -150,10 +153,6 @@ def _ragged_least(
     hits = np.flatnonzero(errors == least[owner])
     _, first_hits = np.unique(owner[hits], return_index=True)
     return least, starts[hits[first_hits]]
-
-
-def _with_spares(sample: Sample, centroids: Float, clusters: int) -> Float:
-    return _refill(sample, centroids, clusters - len(centroids))
 
 
 def _refill(sample: Sample, centroids: Float, missing: int) -> Float:

@@ -34,12 +34,19 @@ def cluster_weights(
             variable.assign(planned.cluster())
     if compiled:
         inner = model.optimizer
+        outer = inner if isinstance(inner, keras.optimizers.LossScaleOptimizer) else None
+        if outer is not None:  # as Keras compiles for mixed_float16: the loss scale stays outside
+            inner = outer.inner_optimizer
         if isinstance(inner, ClusteringOptimizer):
             inner = inner.plain_optimizer()
         inner = type(inner).from_config(inner.get_config())
         optimizer = ClusteringOptimizer(
             inner, plan, refresh=refresh, refresh_every=refresh_every, centroid_rate=centroid_rate
         )
+        if outer is not None:
+            optimizer = keras.optimizers.LossScaleOptimizer(
+                optimizer, outer.initial_scale, outer.dynamic_growth_steps
+            )
         optimizer.build(model.trainable_variables)
         _recompile(model, optimizer)
     return model

@@ -78,9 +78,10 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
     plan: a ClusterPlan of the model, or the places a saved optimizer's configuration names.
     refresh: False freezes the first indices (training as before tfmot's pull request 519), for comparisons.
     refresh_every: steps from one refresh of the indices to the next; between them only the centroids' values move.
+        The end of every `fit` refreshes as well.
     centroid_rate: the part of the inner optimizer's step each centroid takes. Under Adam a centroid moves as far as a
         single weight, and all its members with it: a smaller part keeps layers and BatchNorm statistics calm.
-    Raises ModelError for another backend or a loss scale inside.
+    Raises ModelError for another backend, a loss scale inside, or moving averages together with accumulation.
     """
 
     def __init__(
@@ -99,6 +100,11 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
             raise ModelError(
                 "the loss scale must stand outside the clustering, got ClusteringOptimizer(LossScaleOptimizer(…)); "
                 "write LossScaleOptimizer(ClusteringOptimizer(…))"
+            )
+        if inner_optimizer.use_ema and inner_optimizer.gradient_accumulation_steps:
+            raise ModelError(
+                "clustering takes an optimizer that keeps moving averages or accumulates gradients, got one that does "
+                "both; drop use_ema or gradient_accumulation_steps"
             )
         if refresh_every < 1:
             raise ModelError(f"refresh_every must be at least 1 step, got {refresh_every}")
@@ -138,6 +144,8 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
             var_list=[*replaced, *(v.centroids for v in self._clustered.variables)]
         )
         self.inner_optimizer.build(self._inner_variables(var_list))
+        # built without it, so that it holds no gradients; Keras counts steps and schedules by it
+        self.inner_optimizer.gradient_accumulation_steps = self.gradient_accumulation_steps
         super().build(list(var_list))
         for variable in self._clustered.variables:
             variable.write(True)
@@ -172,14 +180,24 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
                 variable = clustered.original
             own_grads.append(gradient)
             own_variables.append(variable)
-        # accumulated steps count for the inner optimizer's schedule as they do in plain Keras
-        if self.gradient_accumulation_steps:
-            self.inner_optimizer.iterations.assign(self._iterations)
         before = None
         if self.centroid_rate != 1:
             before = [tf.identity(held.centroids.value) for held in self._clustered.variables]
-        self.inner_optimizer.apply([*own_grads, *centroid_grads], [*own_variables, *centroids])
+        self._move([*own_grads, *centroid_grads], [*own_variables, *centroids])
         self._write_kernels(self._due(), before)
+
+    def _move(self, grads: Sequence[Any], variables: Sequence[Any]) -> None:
+        """A step of the inner optimizer, which leaves accumulating to this one but counts as if it did it itself."""
+        inner = self.inner_optimizer
+        if not self.gradient_accumulation_steps:
+            inner.apply(grads, variables)
+            return
+        inner._iterations.assign(self._iterations)
+        inner._apply_weight_decay(variables)
+        inner._backend_update_step(grads, variables, inner.learning_rate)
+        for variable in variables:
+            if variable.constraint is not None:
+                variable.assign(variable.constraint(variable))
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         """Moving averages into W and c, then the kernels follow."""
@@ -204,11 +222,6 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
     @learning_rate.setter
     def learning_rate(self, learning_rate: Any) -> None:
         self.inner_optimizer.learning_rate = learning_rate
-
-    @property
-    def iterations(self) -> Any:
-        """Calls of `apply`, those that only accumulate among them."""
-        return self._iterations
 
     def get_config(self) -> dict[str, Any]:
         """Serializable once built: planned weights are named by their places among the trainable variables."""
@@ -334,7 +347,7 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         if not self.refresh or self.refresh_every == 1:
             return self.refresh
         # this step is counted when it is done
-        return tf.equal((self._iterations.value + 1) % self.refresh_every, 0)
+        return tf.equal((self.iterations + 1) % self.refresh_every, 0)
 
 
 # what this optimizer does before the split, the inner one must not do again

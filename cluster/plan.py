@@ -262,7 +262,8 @@ def _default_clusters(weight: LayerWeight, clusters: int) -> int:
 
 
 def _is_depthwise(weight: LayerWeight) -> bool:
-    return len(_channels(weight).axes) == 2 and "Einsum" not in weight.layer_type
+    bases = {base.__name__ for base in type(weight.layer).__mro__}
+    return len(_channels(weight).axes) == 2 and "EinsumDense" not in bases
 
 
 def _channels(weight: LayerWeight) -> Channels:

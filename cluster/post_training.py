@@ -1,4 +1,4 @@
-"""Clustering a trained model without training it: layer after layer, each making up for what the ones before lost."""
+"""Clustering a trained model without training it: in every layer, weights make up for what others of it lost."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from ..errors import DataError
 from .channels import channel_axes
 from .compensation import LinearMap, compensate
 from .plan import ClusterPlan, PlannedWeight
 
-# rows of H summed in one product
-ROWS = 1 << 15
+# elements unfolded for one product
+PATCHED = 1 << 23
+# inputs of one output beyond which their products do not fit into memory
+MOST_INPUTS = 8192
 
 
 @dataclass(frozen=True)
@@ -35,15 +38,19 @@ def cluster_post_training(
 
     batches: model inputs. A plan with sensitivities weighs a layer's outputs by what the loss feels of them.
     Dense and ungrouped or depthwise convolutions over `channels_last` activations are compensated; every other weight
-    takes its nearest values, and the result says why. Recalibrate BatchNorm afterwards.
+    takes its nearest values, and the result says why. A plan's `int8` is for training and has no effect here.
+    Recalibrate BatchNorm afterwards. Raises DataError without a batch.
     """
+    batches = list(batches)
+    if not batches:
+        raise DataError("clustering without training needs at least one batch of inputs, got none")
     results = []
     for planned in plan.clustered:
         obstacle = _obstacle(planned)
-        if obstacle is None:
-            planned.weight.variable.assign(_compensated(model, planned, batches))
-        else:
-            planned.weight.variable.assign(planned.cluster())
+        values = None if obstacle else _compensated(model, planned, batches)
+        if values is None and obstacle is None:
+            obstacle = "its layer does not run on the batches given"
+        planned.weight.variable.assign(planned.cluster() if values is None else values)
         results.append(PostTraining(planned.weight.name, obstacle))
     return results
 
@@ -62,6 +69,11 @@ def _obstacle(planned: PlannedWeight) -> str | None:
         "DepthwiseConv2D",
     }:
         return f"the inputs of {planned.weight.variable.name} of {planned.weight.layer_type} are not at hand"
+    inputs = prod(
+        planned.weight.shape[:-2] if "Depthwise" in str(kinds) else planned.weight.shape[:-1]
+    )
+    if inputs > MOST_INPUTS:
+        return f"{inputs} inputs an output are more than {MOST_INPUTS}"
     if "Dense" in kinds:
         return None
     if getattr(layer, "groups", 1) != 1:
@@ -71,10 +83,15 @@ def _obstacle(planned: PlannedWeight) -> str | None:
     return None
 
 
-def _compensated(model: Any, planned: PlannedWeight, batches: Sequence[Any]) -> NDArray[np.float32]:
+def _compensated(
+    model: Any, planned: PlannedWeight, batches: Sequence[Any]
+) -> NDArray[np.float32] | None:
+    """The clustered weight; None if its layer never ran."""
     layer, values = planned.weight.layer, planned.values()
     depthwise = len(channel_axes(layer, "kernel", values.shape)) == 2
     gram = _gram(model, layer, batches, depthwise)
+    if gram is None:
+        return None
     form = _groups(values, depthwise).shape
     weight = _groups(values, depthwise).astype(np.float64)
     felt = None if planned.sensitivity is None else _groups(planned.sensitivity, depthwise)
@@ -107,23 +124,31 @@ def _importance(
     return found / mean + 1e-2 if mean > 0 else np.ones(shape)
 
 
-def _gram(model: Any, layer: Any, batches: Sequence[Any], depthwise: bool) -> NDArray[np.float64]:
-    """E[x xᵀ] over every place the layer's kernel is laid on, (groups, inputs, inputs)."""
+def _gram(
+    model: Any, layer: Any, batches: Sequence[Any], depthwise: bool
+) -> NDArray[np.float64] | None:
+    """E[x xᵀ] over every place the layer's kernel is laid on, (groups, inputs, inputs); None if it never ran."""
     total: Any = 0.0
     count = 0
     with _recorded(layer) as seen:
         for batch in batches:
             model(batch, training=False)
             for inputs in seen:
-                patches = _patches(layer, inputs, depthwise)
-                for start in range(0, patches.shape[1], ROWS):
-                    part = patches[:, start : start + ROWS]
-                    total = total + tf.matmul(part, part, transpose_a=True).numpy().astype(
-                        np.float64
-                    )
-                count += int(patches.shape[1])
+                # kernels lie on many places: a few examples at a time
+                for part in _slices(layer, inputs):
+                    patches = _patches(layer, part, depthwise)
+                    product = tf.matmul(patches, patches, transpose_a=True).numpy()
+                    total = total + product.astype(np.float64)
+                    count += int(patches.shape[1])
             seen.clear()
-    return np.asarray(total / max(count, 1))
+    return np.asarray(total / count) if count else None
+
+
+def _slices(layer: Any, inputs: Any) -> Iterator[Any]:
+    each = prod(int(size) for size in inputs.shape[1:]) * prod(getattr(layer, "kernel_size", ()))
+    step = max(1, PATCHED // each)
+    for start in range(0, int(inputs.shape[0]), step):
+        yield inputs[start : start + step]
 
 
 def _patches(layer: Any, inputs: Any, depthwise: bool) -> Any:

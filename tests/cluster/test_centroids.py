@@ -197,6 +197,14 @@ def test_every_start_copes_with_a_constant_weight(how: Initialization) -> None:
     assert np.all(np.isfinite(centroids))
 
 
+@pytest.mark.parametrize("how", list(Initialization))
+def test_values_a_rounding_apart_give_no_nan(how: Initialization) -> None:
+    grid = np.array([0.1, 0.9], np.float32)
+    weight = np.tile(np.concatenate([grid, np.nextafter(grid, np.float32(2))]), 1250)
+    centroids = initialize(weight, 4, how)
+    assert np.all(np.isfinite(centroids))
+
+
 def test_density_based_gives_64_of_64_where_values_crowd() -> None:
     random = np.random.default_rng(0)
     crowd = np.concatenate([np.zeros(5000), random.normal(size=200)]).astype(np.float32)

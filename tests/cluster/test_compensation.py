@@ -96,6 +96,18 @@ def test_inputs_that_are_always_zero_do_no_harm() -> None:
     assert np.isin(clustered, centroids).all()
 
 
+@pytest.mark.parametrize("scale", [0.05, 5.0])
+def test_groups_without_inputs_do_not_take_values_from_the_others(scale: float) -> None:
+    random = np.random.default_rng(0)
+    weight = random.normal(size=(32, 9, 1))
+    weight[:8] *= 5
+    gram = np.tile(scale**2 * np.eye(9), (32, 1, 1))
+    gram[:8] = 0
+    linear = LinearMap(weight, gram, np.ones((32, 1)))
+    alive = LinearMap(weight[8:], gram[8:], np.ones((24, 1)))
+    assert linear.error(compensate(linear, 16)[1]) <= 1.1 * nearest_error(alive, 16)
+
+
 def test_it_is_deterministic() -> None:
     first, second = (compensate(linear_map(4, 1, 50, 20), 8) for _ in range(2))
     for one, other in zip(first, second, strict=True):

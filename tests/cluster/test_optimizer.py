@@ -220,8 +220,20 @@ def test_the_kernels_constraint_acts_on_the_weight_and_not_on_the_centroids() ->
         lambda: SGD(0.2, use_ema=True, ema_momentum=0.7),
         lambda: SGD(0.2, use_ema=True, ema_momentum=0.7, ema_overwrite_frequency=2),
         lambda: SGD(0.2, gradient_accumulation_steps=2),
+        lambda: keras.optimizers.Adam(0.05, gradient_accumulation_steps=2, weight_decay=0.0),
+        lambda: keras.optimizers.Adam(
+            keras.optimizers.schedules.ExponentialDecay(0.05, 1, 0.8), gradient_accumulation_steps=2
+        ),
     ],
-    ids=["momentum", "adam", "ema", "ema overwriting", "accumulation"],
+    ids=[
+        "momentum",
+        "adam",
+        "ema",
+        "ema overwriting",
+        "accumulation",
+        "adam accumulating",
+        "schedule accumulating",
+    ],
 )
 def test_weight_and_centroids_move_as_under_the_plain_optimizer(
     make: Callable[[], Any],
@@ -380,8 +392,14 @@ def test_accumulated_gradients_are_clipped_once_they_are_a_mean() -> None:
     np.testing.assert_allclose(new_original, original - rate * clipped, rtol=0, atol=ROUNDING)
     sums = member_sums(clipped, indices, K)
     np.testing.assert_allclose(new_centroids, centroids - rate * sums, rtol=0, atol=9 * ROUNDING)
-    assert int(optimizer.iterations) == 2
+    assert int(optimizer.iterations) == 1
     assert_clustered(optimizer)
+
+
+def test_moving_averages_with_accumulation_are_refused() -> None:
+    inner = SGD(use_ema=True, gradient_accumulation_steps=2)
+    with pytest.raises(ModelError, match="moving averages or accumulates gradients, got one that"):
+        ClusteringOptimizer(inner, ClusterPlan.of(dense_model(), K))
 
 
 @pytest.mark.parametrize("make", [lambda: SGD(0.5), lambda: keras.optimizers.Adam(0.05)])

@@ -104,6 +104,42 @@ def test_the_model_is_left_as_it_was_but_for_its_kernels(build: Build, pictures:
     np.testing.assert_array_equal(layer.bias.numpy(), build("functional").get_layer("head").bias)
 
 
+def test_without_a_batch_nothing_is_touched(build: Build) -> None:
+    model = build("functional")
+    with pytest.raises(DataError, match="needs at least one batch of inputs"):
+        cluster_post_training(model, ClusterPlan.of(model, 4), [])
+    assert len(np.unique(model.get_layer("head").kernel.numpy())) > 4
+
+
+def test_batches_may_come_from_a_generator(build: Build, pictures: Pictures) -> None:
+    one, other = build("functional"), build("functional")
+    cluster_post_training(one, ClusterPlan.of(one, 4), [pictures])
+    cluster_post_training(other, ClusterPlan.of(other, 4), (x for x in [pictures]))
+    for ours, theirs in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_layer_that_does_not_run_takes_the_nearest_values() -> None:
+    class Helped(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.helper = (keras.layers.Dense(9, name=n) for n in ("head", "helper"))
+
+        def call(self, inputs: Any, training: bool = False) -> Any:
+            outputs = self.head(inputs)
+            return outputs + self.helper(inputs) if training else outputs
+
+    model = Helped()
+    x = np.random.default_rng(0).normal(size=(8, 5)).astype(np.float32)
+    model(x, training=True)
+    results = cluster_post_training(model, ClusterPlan.of(model, 4), [x])
+    assert [result.obstacle for result in results] == [
+        None,
+        "its layer does not run on the batches given",
+    ]
+    assert len(np.unique(model.helper.kernel.numpy())) == 4
+
+
 def test_a_pruned_kernel_keeps_its_zeros(build: Build, pictures: Pictures) -> None:
     model = build("functional")
     kernel = model.get_layer("head").kernel

@@ -225,6 +225,29 @@ def test_a_callback_changes_the_learning_rate_epoch_by_epoch(
     assert_clustered(model, 8)
 
 
+def test_mixed_precision_keeps_its_loss_scale_outside(pictures: Pictures, labels: Labels) -> None:
+    keras.utils.set_random_seed(2)
+    dtype = "mixed_float16"
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 3)),
+            keras.layers.Flatten(dtype=dtype),
+            keras.layers.Dense(4, dtype=dtype),
+        ]
+    )
+    plain = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.02), initial_scale=8.0)
+    model.compile(plain, loss(), jit_compile=False)
+    cluster_weights(model, ClusterPlan.of(model, 4))
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert model.optimizer.initial_scale == 8.0
+    before = model.layers[-1].kernel.numpy()
+    fit(model, pictures, labels)
+    (variable,) = model.optimizer.inner_optimizer.clustered_variables
+    kernel = variable.kernel.numpy()
+    assert (kernel != before).any()
+    np.testing.assert_array_equal(kernel, variable.centroids.numpy()[variable.indices.numpy()])
+
+
 def test_the_plans_aggregation_is_the_optimizers(build: Build) -> None:
     model = build("functional", optimizer="sgd", loss=loss())
     plan = ClusterPlan.of(model, 4, aggregation=GradientAggregation.AVG)
