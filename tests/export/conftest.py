@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgepalette.cluster.model import cluster_weights
-from edgepalette.cluster.plan import ClusterPlan
+from edgepalette.cluster.plan import ClusterPlan, Override
 from edgepalette.evaluate.child import Outcome, Request, run_file
 from edgepalette.export.clustered import clustered_weights
 from edgepalette.export.convert import quiet
@@ -110,7 +110,9 @@ def _model(name: str, clusters: int) -> Any:
     keras.utils.set_random_seed(0)
     model = BUILDERS[name]()
     randomize(model)
-    return cluster_weights(model, ClusterPlan.of(model, clusters))
+    # as many values everywhere: depthwise kernels would get more of themselves
+    everywhere = [Override("*", clusters)]
+    return cluster_weights(model, ClusterPlan.of(model, clusters, everywhere))
 
 
 def convert_here(model: Any, samples: NDArray[np.float32]) -> bytes:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from edgepalette.cluster.model import cluster_weights
-from edgepalette.cluster.plan import ClusterPlan
+from edgepalette.cluster.plan import ClusterPlan, Override
 from edgepalette.errors import ExportError
 from edgepalette.evaluate.child import Outcome
 from edgepalette.export.clustered import clustered_weights
@@ -105,7 +105,8 @@ def onnx_files(
             keras.utils.set_random_seed(0)
             model = layers_of_every_kind()
             prepared(model)
-            cluster_weights(model, ClusterPlan.of(model, clusters))
+            everywhere = [Override("*", clusters)]
+            cluster_weights(model, ClusterPlan.of(model, clusters, everywhere))
             made[clusters] = model, export_onnx(model, clustered_weights(model))
         return made[clusters]
 
