@@ -56,6 +56,12 @@ class Channels:
         return moved.transpose(np.argsort(self.order))
 
 
+def is_depthwise(layer: Any, variable: str) -> bool:
+    """Whether a layer's weight is (…, channels, multiplier), every output made of one input channel."""
+    bases = {base.__name__ for base in type(layer).__mro__}
+    return variable == "depthwise_kernel" or bool(bases & {"DepthwiseConv1D", "DepthwiseConv2D"})
+
+
 def channel_axes(layer: Any, variable: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Axes of the output channels of a layer's weight.
 
@@ -63,9 +69,9 @@ def channel_axes(layer: Any, variable: str, shape: tuple[int, ...]) -> tuple[int
     dense, recurrent and embedding weights end in their outputs; transposed convolutions hold them one axis earlier; a
     depthwise kernel makes one per input channel and multiplier; an EinsumDense's are the axes its equation keeps.
     """
-    bases = {base.__name__ for base in type(layer).__mro__}
-    if variable == "depthwise_kernel" or bases & {"DepthwiseConv1D", "DepthwiseConv2D"}:
+    if is_depthwise(layer, variable):
         return (-2, -1)
+    bases = {base.__name__ for base in type(layer).__mro__}
     if bases & {"Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose"}:
         return (-2,)
     if "EinsumDense" in bases:

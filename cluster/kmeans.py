@@ -47,7 +47,7 @@ def kmeans_plus_plus(sample: Sample, clusters: int, random: np.random.Generator)
 
 
 def optimal(sample: Sample, clusters: int) -> Float:
-    """K ascending centroids of the least squared error there is.
+    """K ascending centroids of the least squared error there is; of the sample, where it holds neighbours as one.
 
     Dynamic programming over the places where clusters may end (Wang and Song 2011), each row by divide and conquer:
     the best start of the last cluster moves right with its end. O(K N log N) time and O(K N) memory over the N

@@ -15,6 +15,13 @@ from numpy.typing import NDArray
 
 from .palette import index_width
 
+# up to so many bits, comparing with every border is faster than any search: it takes no gather
+MOST_COMPARED_BITS = 5
+# buckets of the table the wider searches start from, and the borders that may share one
+BUCKETS, BORDERS_PER_BUCKET = 1 << 13, 2
+# keeps the width of a bucket a number when all borders are one
+LEAST_SPAN = 1e-30
+
 
 def midpoints(ascending: NDArray[Any]) -> NDArray[Any]:
     """Borders between neighbouring centroids, (K-1,), in the centroids' own precision."""
@@ -53,12 +60,6 @@ def nearest_bytes(weight: Any, centroids: Any) -> tuple[Any, Any]:
     search = _compiled(way, bits, weight.dtype.name)
     indices, values = search(rows, tf.reshape(centroids, (-1, centroids.shape[-1])))
     return tf.reshape(indices, weight.shape), tf.reshape(values, weight.shape)
-
-
-# up to so many bits, comparing with every border is faster than any search: it takes no gather
-MOST_COMPARED_BITS = 5
-# buckets of the table the wider searches start from, and the borders that may share one
-BUCKETS, BORDERS_PER_BUCKET = 1 << 13, 2
 
 
 @cache
@@ -147,10 +148,6 @@ def _search(weight: Any, borders: Any, order: Any, ascending: Any, bits: int) ->
     place = row * count + tf.minimum(position, count - 1)
     flat_order = tf.reshape(tf.cast(order, tf.uint8), (-1,))
     return tf.gather(flat_order, place), tf.gather(tf.reshape(ascending, (-1,)), place)
-
-
-# keeps the width of a bucket a number when all borders are one
-LEAST_SPAN = 1e-30
 
 
 def _tf() -> Any:

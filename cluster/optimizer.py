@@ -25,6 +25,15 @@ from .plan import ClusterPlan, PlannedWeight
 from .variable import ClusteredVariable
 from .weights import LayerWeight
 
+# what this optimizer does before the split, the inner one must not do again
+TAKEN_OVER = (
+    "clipnorm",
+    "clipvalue",
+    "global_clipnorm",
+    "loss_scale_factor",
+    "gradient_accumulation_steps",
+)
+
 
 @dataclass(frozen=True)
 class _Place:
@@ -348,16 +357,6 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
             return self.refresh
         # this step is counted when it is done
         return tf.equal((self.iterations + 1) % self.refresh_every, 0)
-
-
-# what this optimizer does before the split, the inner one must not do again
-TAKEN_OVER = (
-    "clipnorm",
-    "clipvalue",
-    "global_clipnorm",
-    "loss_scale_factor",
-    "gradient_accumulation_steps",
-)
 
 
 def _small_integers() -> tuple[str, str]:

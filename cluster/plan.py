@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from ..errors import ModelError, RecipeError
 from .aggregation import GradientAggregation
 from .centroids import Initialization, initialize
-from .channels import Channels, channel_axes
+from .channels import Channels, channel_axes, is_depthwise
 from .nearest import nearest_reference
 from .palette import MAX_CLUSTERS
 from .weights import LayerWeight, layer_weights
@@ -76,7 +77,7 @@ class PlannedWeight:
     @property
     def size(self) -> int:
         """Number of elements."""
-        return _size(self.weight)
+        return prod(self.weight.shape)
 
     @property
     def flips(self) -> Any:
@@ -140,7 +141,7 @@ class KeptWeight:
     @property
     def size(self) -> int:
         """Number of elements."""
-        return _size(self.weight)
+        return prod(self.weight.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +183,7 @@ class ClusterPlan:
         to 0: then the products need no more values than the weight has clusters.
 
         Raises RecipeError for a number of clusters outside 2–256 or a pattern that names nothing, ModelError for a
-        model with nothing to cluster.
+        model with nothing to cluster or a weight to cluster that is not finite.
         """
         for number in [
             clusters,
@@ -205,6 +206,11 @@ class ClusterPlan:
             if reason is not None or asked is None:
                 kept.append(KeptWeight(weight, reason or "skipped by the recipe"))
                 continue
+            if not np.isfinite(weight.variable.numpy()).all():
+                raise ModelError(
+                    f"every weight to cluster must be finite, got NaN or infinity in {weight.name}; "
+                    "train the model again with a smaller learning rate, or skip the weight"
+                )
             own = next((e.per_channel for e in reversed(lines) if e.per_channel is not None), None)
             channels = _channels(weight) if (per_channel if own is None else own) else None
             # a table of its own takes a negative gain as it is
@@ -215,13 +221,13 @@ class ClusterPlan:
                     weight,
                     asked,
                     initialization,
-                    channels,
-                    None if gain is None else _signs(gain),
-                    sparse or (gain is not None and bool(np.any(gain == 0))),
-                    sparse,
-                    int8,
-                    (sensitivity or {}).get(weight.name),
-                    seed,
+                    channels=channels,
+                    signs=None if gain is None else _signs(gain),
+                    pin_zero=sparse or (gain is not None and bool(np.any(gain == 0))),
+                    sparse=sparse,
+                    int8=int8,
+                    sensitivity=(sensitivity or {}).get(weight.name),
+                    seed=seed,
                     raised=asked > clusters and not lines,
                 )
             )
@@ -256,14 +262,9 @@ def _signs(gain: NDArray[np.float64]) -> NDArray[np.int8] | None:
 
 
 def _default_clusters(weight: LayerWeight, clusters: int) -> int:
-    if _is_depthwise(weight):
+    if is_depthwise(weight.layer, weight.variable.name):
         return max(clusters, LEAST_DEPTHWISE_CLUSTERS)
     return clusters
-
-
-def _is_depthwise(weight: LayerWeight) -> bool:
-    bases = {base.__name__ for base in type(weight.layer).__mro__}
-    return len(_channels(weight).axes) == 2 and "EinsumDense" not in bases
 
 
 def _channels(weight: LayerWeight) -> Channels:
@@ -275,13 +276,6 @@ def _is_sparse(weight: LayerWeight) -> bool:
     return float(np.mean(weight.variable.numpy() == 0)) >= SPARSE_PART
 
 
-def _size(weight: LayerWeight) -> int:
-    size = 1
-    for extent in weight.shape:
-        size *= extent
-    return size
-
-
 def _reason_to_keep(weight: LayerWeight, clusters: int | None, min_size: int) -> str | None:
     """Why a weight stays as it is; None if it can be clustered."""
     if len(weight.shape) < 2:
@@ -290,10 +284,11 @@ def _reason_to_keep(weight: LayerWeight, clusters: int | None, min_size: int) ->
         return f"{weight.variable.name} of {weight.layer_type} is not clustered"
     if str(weight.variable.dtype) != "float32":
         return f"its type is {weight.variable.dtype}, float32 is clustered"
-    if clusters is not None and _size(weight) <= clusters:
-        return f"it has {_size(weight)} elements, no more than its {clusters} clusters"
-    if _size(weight) < min_size:
-        return f"it has {_size(weight)} elements, fewer than the {min_size} asked for"
+    size = prod(weight.shape)
+    if clusters is not None and size <= clusters:
+        return f"it has {size} elements, no more than its {clusters} clusters"
+    if size < min_size:
+        return f"it has {size} elements, fewer than the {min_size} asked for"
     return None
 
 

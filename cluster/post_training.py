@@ -13,12 +13,14 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .channels import channel_axes
+from .channels import is_depthwise
 from .compensation import LinearMap, compensate
 from .plan import ClusterPlan, PlannedWeight
 
 # elements unfolded for one product
 PATCHED = 1 << 23
+# what an output counts at least, as a part of the mean: no batch may have made the loss feel it
+LEAST_IMPORTANCE = 1e-2
 # inputs of one output beyond which their products do not fit into memory
 MOST_INPUTS = 8192
 
@@ -69,9 +71,8 @@ def _obstacle(planned: PlannedWeight) -> str | None:
         "DepthwiseConv2D",
     }:
         return f"the inputs of {planned.weight.variable.name} of {planned.weight.layer_type} are not at hand"
-    inputs = prod(
-        planned.weight.shape[:-2] if "Depthwise" in str(kinds) else planned.weight.shape[:-1]
-    )
+    shape = planned.weight.shape
+    inputs = prod(shape[:-2] if is_depthwise(layer, "kernel") else shape[:-1])
     if inputs > MOST_INPUTS:
         return f"{inputs} inputs an output are more than {MOST_INPUTS}"
     if "Dense" in kinds:
@@ -88,14 +89,14 @@ def _compensated(
 ) -> NDArray[np.float32] | None:
     """The clustered weight; None if its layer never ran."""
     layer, values = planned.weight.layer, planned.values()
-    depthwise = len(channel_axes(layer, "kernel", values.shape)) == 2
+    depthwise = is_depthwise(layer, "kernel")
     gram = _gram(model, layer, batches, depthwise)
     if gram is None:
         return None
-    form = _groups(values, depthwise).shape
     weight = _groups(values, depthwise).astype(np.float64)
+    groups, _, outputs = weight.shape
     felt = None if planned.sensitivity is None else _groups(planned.sensitivity, depthwise)
-    linear = LinearMap(weight, gram, _importance(gram, felt, (form[0], form[2])))
+    linear = LinearMap(weight, gram, _importance(gram, felt, (groups, outputs)))
     _, clustered = compensate(linear, planned.clusters, planned.pin_zero)
     return np.asarray(planned.flips * _ungroup(clustered, values.shape, depthwise), np.float32)
 
@@ -120,8 +121,7 @@ def _importance(
     energy = np.maximum(np.trace(gram, axis1=1, axis2=2)[:, None], np.finfo(np.float64).tiny)
     found = felt.sum(axis=1, dtype=np.float64) / energy
     mean = found.mean()
-    # an output no batch made the loss feel counts a little
-    return found / mean + 1e-2 if mean > 0 else np.ones(shape)
+    return found / mean + LEAST_IMPORTANCE if mean > 0 else np.ones(shape)
 
 
 def _gram(

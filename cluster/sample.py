@@ -13,6 +13,13 @@ from .nearest import midpoints
 Float = NDArray[np.float64]
 
 
+# elements beyond which neighbours count as one, and how many of these are summed at a time
+MOST_CELLS = 1 << 18
+BLOCK = 1 << 16
+# what an element counts at least, as a part of the mean: estimates from a few batches call many elements worthless
+LEAST_MASS = 1e-2
+
+
 @dataclass(frozen=True, eq=False)
 class Sample:
     """The elements of a weight, ascending, each with what its squared error counts.
@@ -20,7 +27,8 @@ class Sample:
     values: (N,) ascending. mass, first, second: (N + 1,) sums of m, m·x and m·x² over the elements before each place,
     where x is counted from `center`: squares of large equal offsets would drown the differences.
     Of a weight of more than 2^18 elements, neighbours in rank are one element with the sums of all: a cluster may end
-    a few elements away from where it would, and memory stays that of one sorted copy.
+    a few elements away from where it would. Memory beside the cells: one sorted copy, with a sensitivity its order and
+    masses as well (24 bytes an element).
     """
 
     values: NDArray[Any]
@@ -111,10 +119,3 @@ def _masses(sensitivity: NDArray[Any]) -> Float:
     masses = sensitivity.astype(np.float64)
     mean = float(masses.mean())
     return masses / mean + LEAST_MASS if mean > 0 else np.ones_like(masses)
-
-
-# elements beyond which neighbours count as one, and how many of these are summed at a time
-MOST_CELLS = 1 << 18
-BLOCK = 1 << 16
-# what an element counts at least, as a part of the mean: estimates from a few batches call many elements worthless
-LEAST_MASS = 1e-2

@@ -46,10 +46,6 @@ class ClusteredVariable:
             original = original * tf.cast(self.mask.value, original.dtype)
         return original, centroids if self.free is None else centroids * self.free.value
 
-    def table(self) -> Any:
-        """The centroids as the kernel takes them."""
-        return _table(self.centroids.value, self.int8)
-
     @property
     def state(self) -> tuple[Any, ...]:
         """The variables `write_into` takes, as TensorFlow's."""

@@ -113,7 +113,7 @@ class _Work:
         model = replace(self.model, subgraphs=graphs, buffers=tuple(self.buffers))
         named = {entry.name for entry in self.done} | {entry.name for entry in self.fallbacks}
         missing = [
-            Fallback(weight.name, "no tensor of the file is made of it")
+            Fallback(weight.name, "the converter makes no int8 tensor of it")
             for weight in self.weights
             if weight.name not in named
         ]

@@ -135,7 +135,7 @@ def _teacher(session: Session) -> tuple[Any, str | None]:
 
 
 def _cluster_only(session: Session, model: Any, plan: ClusterPlan) -> dict[str, Any]:
-    """Clustering without training, every layer making up for what those before it lost."""
+    """Clustering without training, in every layer weights making up for what others of it lost."""
     recipe, data, task = session.recipe, session.data, session.task
     batches = sensitivity_batches(data.x_train, session.labels("train"), task, recipe.seed)
     felt = sensitivities(model, plan, batches, task.loss)

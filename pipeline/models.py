@@ -13,15 +13,8 @@ from ..errors import ModelError, RecipeError
 from ..evaluate.metric import load_attribute, load_function
 from .data import Dataset, module_hash
 from .files import save_keras, sha256
-from .zoo import ZOO, Builder, zoo_builder
+from .zoo import ZOO, Builder, find_network
 
-# inputs of built-in models when no data gives them
-DEFAULT_SHAPES = {
-    "resnet8": (32, 32, 3),
-    "ds-cnn-l": (49, 10, 1),
-    "mobilenet-v1": (224, 224, 3),
-    "mobilenet-v2": (224, 224, 3),
-}
 FILES = (".keras", ".h5", ".hdf5")
 
 
@@ -40,15 +33,15 @@ def model_fingerprint(source: str) -> str:
 def load_model(source: str, data: Dataset | None = None) -> Any:
     """A Keras model with one input and one output, its weights made.
 
-    data: whose input shape and classes a built-in model takes (the 8×8 digits' if None).
+    data: whose input shape and classes a built-in model takes (its own and 10 if None).
     Raises ModelError for a model that cannot be loaded or is of another form, RecipeError for an unknown source.
     """
     require_tensorflow_backend()
     if is_trained(source):
         model = _from_file(_existing(source))
-    elif (builder := zoo_builder(source)) is not None:
-        shape = data.input_shape if data else DEFAULT_SHAPES.get(source, (8, 8, 1))
-        model = _built(builder, source, shape, _classes(data))
+    elif (network := find_network(source)) is not None:
+        shape = data.input_shape if data else network.input_shape
+        model = _built(network.build, source, shape, _classes(data))
     elif ":" in source:
         model = _from_function(source, data)
     else:

@@ -179,6 +179,8 @@ def _per_clusters(
     formats = session.recipe.export.formats
     models = layout.model_files(clusters, formats)
     asked = {key: value for key, value in plain["cluster"].items() if key != "clusters"}
+    # gains are those of the .tflite, where one is made
+    asked["gains"] = "tflite" in formats
     targets = [target.name for target in session.targets]
     return [
         Stage(

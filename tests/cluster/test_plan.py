@@ -232,6 +232,22 @@ def test_a_model_with_nothing_to_cluster_is_refused_with_every_reason(build: Bui
     assert "  head/bias: bias vectors stay as they are" in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_weight_that_is_not_finite_is_refused_by_name_but_may_be_skipped(
+    build: Build, value: float
+) -> None:
+    model = build("functional")
+    head = next(v for v in model.trainable_variables if v.path == "head/kernel")
+    values = head.numpy()
+    values[0, 0] = value
+    head.assign(values)
+    with pytest.raises(ModelError, match="finite, got NaN or infinity in head/kernel"):
+        ClusterPlan.of(model)
+    assert "head/kernel" not in clusters_of(
+        ClusterPlan.of(model, overrides=[Override("head", None)])
+    )
+
+
 def test_a_model_without_weights_yet_is_refused() -> None:
     with pytest.raises(ModelError, match="got 'unbuilt' not yet built; call it once on a batch"):
         ClusterPlan.of(keras.Sequential([keras.layers.Dense(3)], name="unbuilt"))

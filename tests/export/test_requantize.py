@@ -214,7 +214,7 @@ def test_what_cannot_keep_its_palette_stays_as_the_converter_wrote_it_with_the_r
     assert work.done == ()
     assert [(f.name, f.reason) for f in work.fallbacks] == [
         ("constant1", reason),
-        ("dense/kernel", "no tensor of the file is made of it"),
+        ("dense/kernel", "the converter makes no int8 tensor of it"),
     ]
     for ours, before in zip(parts(work.model), parts(case.int8), strict=True):
         np.testing.assert_array_equal(ours, before)

@@ -10,7 +10,6 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from keras import layers
 
 from edgepalette.cluster.model import cluster_weights, strip_clustering
@@ -25,8 +24,8 @@ HEAD = """# Layer types
 
 Made by `tests/pipeline/test_layer_table.py`: a small model of each type is clustered to 8 values, trained for a few
 steps, stripped, saved, loaded by plain Keras and exported. "palette" means that all its clustered weights lie in the
-file as palettes; otherwise the cell says what they are instead. Every weight of a layer not listed here is left alone
-and named, but for those of your own layers, which are clustered if they have two dimensions or more.
+file as palettes; otherwise the cell says how many do, and why the others stay dense. Every weight of a layer not listed
+here is left alone and named, but for those of your own layers, which are clustered if they have two dimensions or more.
 
 | layer | clustered weights | strips, saves, loads | .tflite, int8 | .onnx |
 |---|---|---|---|---|
@@ -125,7 +124,9 @@ def tflite_cell(model: Any, x: Any, weights: Any) -> str:
         files = export_tflite(model, weights, x)
     except ExportError as error:
         return f"refused: {str(error).splitlines()[0][:60]}"
-    return encodings(files.tensors, len(weights), "int8 of more values")
+    names = {weight.name for weight in weights}
+    reasons = [fallback.reason for fallback in files.fallbacks if fallback.name in names]
+    return encodings(files.tensors, len(weights), reasons)
 
 
 def onnx_cell(model: Any, weights: Any) -> str:
@@ -133,16 +134,16 @@ def onnx_cell(model: Any, weights: Any) -> str:
         files = export_onnx(model, weights)
     except ExportError as error:
         return f"refused: {str(error).splitlines()[0][:60]}"
-    return encodings(files.initializers, len(weights), "dense")
+    reasons = [report.reason for report in files.initializers if report.encoding == "dense"]
+    return encodings(files.initializers, len(weights), reasons)
 
 
-def encodings(reports: Any, clustered: int, otherwise: str) -> str:
+def encodings(reports: Any, clustered: int, reasons: list[str]) -> str:
     palettes = sum(report.encoding != "dense" for report in reports)
-    return (
-        "palette"
-        if palettes >= clustered
-        else f"{palettes} of {clustered} palettes, else {otherwise}"
-    )
+    if palettes >= clustered:
+        return "palette"
+    # the reasons of those that are not, without the tensors' own numbers
+    return f"{palettes} of {clustered} palettes: {'; '.join(sorted(set(reasons)))}"
 
 
 def written() -> dict[str, str]:
@@ -153,7 +154,7 @@ def written() -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(CASES))
 def test_a_layers_row_is_what_happens(name: str, tmp_path: Path) -> None:
-    tf.keras.backend.clear_session()
+    keras.utils.clear_session()
     row = row_of(name, tmp_path)
     if os.environ.get("EDGEPALETTE_WRITE"):
         rows = {**written(), name: row}

@@ -16,7 +16,7 @@ from keras import layers
 from edgepalette.errors import ModelError, RecipeError
 from edgepalette.pipeline.data import Dataset
 from edgepalette.pipeline.models import is_trained, load_model, model_fingerprint, save_model
-from edgepalette.pipeline.zoo import zoo_builder
+from edgepalette.pipeline.zoo import find_network
 
 # Keras says so itself of every .h5 it writes
 legacy_format = pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
@@ -288,9 +288,9 @@ def test_a_class_keras_cannot_make_again_is_told(tmp_path: Path) -> None:
 def test_networks_of_the_field_have_the_weights_their_papers_say(
     name: str, shape: tuple[int, ...], weights: int
 ) -> None:
-    builder = zoo_builder(name)
-    assert builder is not None
-    model = builder(shape, 10)
+    network = find_network(name)
+    assert network is not None
+    model = network.build(shape, 10)
     assert model.input_shape == (None, *shape)
     assert model.output_shape == (None, 10)
     assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == weights
@@ -298,4 +298,11 @@ def test_networks_of_the_field_have_the_weights_their_papers_say(
 
 @pytest.mark.parametrize("name", ["mobilenet-v3", "mobilenet-v1-", "mobilenet-v1-0", "resnet9"])
 def test_no_network_has_another_name(name: str) -> None:
-    assert zoo_builder(name) is None
+    assert find_network(name) is None
+
+
+@pytest.mark.parametrize("name", ["digits-cnn", "mobilenet-v1-0.25"])
+def test_a_network_without_data_has_its_own_inputs(name: str) -> None:
+    network = find_network(name)
+    assert network is not None
+    assert load_model(name).input_shape == (None, *network.input_shape)
