@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .cluster.plan import ClusterPlan, Override
     from .cluster.post_training import cluster_post_training
     from .cluster.sensitivity import sensitivities
+    from .cluster.twin import int8_twin
     from .errors import EdgepaletteError
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ _PUBLIC = {
     "Palette": "cluster.palette",
     "cluster_post_training": "cluster.post_training",
     "cluster_weights": "cluster.model",
+    "int8_twin": "cluster.twin",
     "recalibrate_batchnorm": "cluster.batchnorm",
     "sensitivities": "cluster.sensitivity",
     "strip_clustering": "cluster.model",
@@ -51,6 +53,7 @@ __all__ = [
     "Palette",
     "cluster_post_training",
     "cluster_weights",
+    "int8_twin",
     "recalibrate_batchnorm",
     "sensitivities",
     "strip_clustering",

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from .palette import index_width
 
-# up to so many bits, comparing with every border is faster than any search: it takes no gather
-MOST_COMPARED_BITS = 5
-# buckets of the table the wider searches start from, and the borders that may share one
-BUCKETS, BORDERS_PER_BUCKET = 1 << 13, 2
+# up to so many bits, comparing with every border is as fast as any search: it takes no gather
+MOST_COMPARED_BITS = 4
+# buckets of the table the wider searches start from
+BUCKETS = 1 << 13
 # keeps the width of a bucket a number when all borders are one
 LEAST_SPAN = 1e-30
 
@@ -42,7 +42,7 @@ def nearest(weight: Any, centroids: Any) -> tuple[Any, Any]:
     """(indices int32, clustered weight), both in the weight's shape; TensorFlow tensors.
 
     centroids: (K,) for a weight of any shape, or (rows, K) for a weight of (rows, N), each row with its own.
-    Compiled by XLA, index and value in one pass.
+    Compiled by XLA.
     """
     indices, values = nearest_bytes(weight, centroids)
     return _tf().cast(indices, _tf().int32), values
@@ -55,10 +55,14 @@ def nearest_bytes(weight: Any, centroids: Any) -> tuple[Any, Any]:
     bits = index_width(int(centroids.shape[-1]))
     single = len(centroids.shape) == 1
     rows = tf.reshape(weight, (1, -1)) if single else weight
-    wide = _look_up if single else _search
-    way = _compare if bits <= MOST_COMPARED_BITS else wide
-    search = _compiled(way, bits, weight.dtype.name)
-    indices, values = search(rows, tf.reshape(centroids, (-1, centroids.shape[-1])))
+    table = tf.reshape(centroids, (-1, centroids.shape[-1]))
+    if bits <= MOST_COMPARED_BITS:
+        indices, values = _compiled(_compare, bits, weight.dtype.name)(rows, table)
+    else:
+        search = _compiled(_look_up if single else _search, bits, weight.dtype.name)
+        indices = search(rows, table)
+        # apart from the search, which XLA would else run again for them or keep in 4 bytes an element
+        values = _compiled_values(weight.dtype.name)(indices, table)
     return tf.reshape(indices, weight.shape), tf.reshape(values, weight.shape)
 
 
@@ -69,7 +73,7 @@ def _compiled(way: Callable[..., Any], bits: int, dtype: str) -> Any:
     spec = tf.TensorSpec((None, None), dtype)
 
     @tf.function(jit_compile=True, input_signature=[spec, spec])  # type: ignore[untyped-decorator] # TF has no stubs
-    def compiled(weight: Any, centroids: Any) -> tuple[Any, Any]:
+    def compiled(weight: Any, centroids: Any) -> Any:
         order = tf.argsort(centroids, stable=True)
         ascending = tf.gather(centroids, order, batch_dims=1)
         half = tf.constant(0.5, ascending.dtype)
@@ -77,10 +81,8 @@ def _compiled(way: Callable[..., Any], bits: int, dtype: str) -> Any:
         # the largest number beyond the last border: no finite weight passes it
         rows, count = tf.unstack(tf.shape(centroids))
         padding = tf.fill([rows, 2**bits - count], ascending.dtype.max)
-        found: tuple[Any, Any] = way(
-            weight, tf.concat([borders, padding], 1), order, ascending, bits
-        )
-        return found
+        order = tf.cast(order, tf.uint8)
+        return way(weight, tf.concat([borders, padding], 1), order, ascending, bits)
 
     # called as it is: TF would warn that a function of the same source is traced for every width
     return compiled.get_concrete_function()
@@ -91,7 +93,6 @@ def _compare(weight: Any, borders: Any, order: Any, ascending: Any, bits: int) -
     tf = _tf()
     # borders are padded to 2^bits - 1 and a weight of infinity passes all: the last centroid follows itself
     last = tf.shape(ascending)[1] - 1
-    order = tf.cast(order, tf.uint8)
     indices = tf.broadcast_to(order[:, :1], tf.shape(weight))
     values = tf.broadcast_to(ascending[:, :1], tf.shape(weight))
     for border in range(2**bits - 1):
@@ -102,13 +103,14 @@ def _compare(weight: Any, borders: Any, order: Any, ascending: Any, bits: int) -
     return indices, values
 
 
-def _look_up(weight: Any, borders: Any, order: Any, ascending: Any, bits: int) -> tuple[Any, Any]:
-    """One row: from a table of even buckets to the border inside a bucket; a search where that is not enough.
+def _look_up(weight: Any, borders: Any, order: Any, ascending: Any, bits: int) -> Any:
+    """One row: from a table of even buckets to the borders inside a bucket; a search where those are many.
 
     Exact whatever rounding does: buckets rise with weights, so borders in lower buckets lie below.
     """
     tf = _tf()
-    inner, count = borders[0, : tf.shape(ascending)[1] - 1], tf.shape(ascending)[1]
+    count = tf.shape(ascending)[1]
+    inner, row = borders[0, : count - 1], borders[0]
     span = tf.maximum(inner[-1] - inner[0], LEAST_SPAN)
 
     def bucket(values: Any) -> Any:
@@ -119,35 +121,62 @@ def _look_up(weight: Any, borders: Any, order: Any, ascending: Any, bits: int) -
     # a byte an entry: the table stays in the nearest cache
     below = tf.cast(tf.cumsum(filled, exclusive=True), tf.uint8)
 
-    def fast() -> tuple[Any, Any]:
-        position = tf.cast(tf.gather(below, bucket(weight)), tf.int32)
-        for _ in range(BORDERS_PER_BUCKET):
-            position += tf.cast(weight > tf.gather(borders[0], position), tf.int32)
-        position = tf.minimum(position, count - 1)
-        return tf.gather(tf.cast(order[0], tf.uint8), position), tf.gather(ascending[0], position)
+    def past(most: int) -> Callable[[], Any]:
+        def positions() -> Any:
+            position = tf.cast(tf.gather(below, bucket(weight)), tf.int32)
+            for _ in range(most):
+                position += tf.cast(weight > tf.gather(row, position), tf.int32)
+            # a weight of infinity passes the padding too
+            return tf.cast(tf.minimum(position, count - 1), tf.uint8)
 
-    found: tuple[Any, Any] = tf.cond(
-        tf.reduce_max(filled) <= BORDERS_PER_BUCKET,
-        fast,
-        lambda: _search(weight, borders, order, ascending, bits),
+        return positions
+
+    def search() -> Any:
+        return _positions(weight, borders, count, bits)
+
+    fullest = tf.reduce_max(filled)
+    positions = tf.cond(fullest <= 1, past(1), lambda: tf.cond(fullest <= 2, past(2), search))
+    # centroids seldom change places: their ranks are their indices
+    return tf.cond(
+        tf.reduce_all(order[0] == tf.cast(tf.range(count), tf.uint8)),
+        lambda: positions,
+        lambda: tf.gather(order[0], tf.cast(positions, tf.int32)),
     )
-    return found
 
 
-def _search(weight: Any, borders: Any, order: Any, ascending: Any, bits: int) -> tuple[Any, Any]:
-    """An unrolled binary search: a full tree of 2^bits leaves, one flat gather a level for all rows."""
+def _search(weight: Any, borders: Any, order: Any, ascending: Any, bits: int) -> Any:
+    """For all rows, each with borders of its own."""
     tf = _tf()
     rows, count = tf.unstack(tf.shape(ascending))
-    borders = tf.reshape(borders, (-1,))
-    row = tf.range(rows)[:, None]
+    places = tf.cast(_positions(weight, borders, count, bits), tf.int32)
+    return tf.gather(tf.reshape(order, (-1,)), tf.range(rows)[:, None] * count + places)
+
+
+def _positions(weight: Any, borders: Any, count: Any, bits: int) -> Any:
+    """An unrolled binary search: a full tree of 2^bits leaves, one flat gather a level for all rows."""
+    tf = _tf()
+    flat, row = tf.reshape(borders, (-1,)), tf.range(tf.shape(borders)[0])[:, None]
     position = tf.zeros_like(weight, tf.int32)
     for level in reversed(range(bits)):
         step = 1 << level
-        border = tf.gather(borders, row * (2**bits - 1) + position + (step - 1))
+        border = tf.gather(flat, row * (2**bits - 1) + position + (step - 1))
         position += tf.where(weight > border, step, 0)
-    place = row * count + tf.minimum(position, count - 1)
-    flat_order = tf.reshape(tf.cast(order, tf.uint8), (-1,))
-    return tf.gather(flat_order, place), tf.gather(tf.reshape(ascending, (-1,)), place)
+    return tf.cast(tf.minimum(position, count - 1), tf.uint8)
+
+
+@cache
+def _compiled_values(dtype: str) -> Any:
+    """(rows, N) values of (rows, N) indices into (rows, K) centroids."""
+    tf = _tf()
+    indices, table = tf.TensorSpec((None, None), tf.uint8), tf.TensorSpec((None, None), dtype)
+
+    @tf.function(jit_compile=True, input_signature=[indices, table])  # type: ignore[untyped-decorator] # TF has no stubs
+    def values(places: Any, centroids: Any) -> Any:
+        rows, count = tf.unstack(tf.shape(centroids))
+        flat = tf.range(rows)[:, None] * count + tf.cast(places, tf.int32)
+        return tf.gather(tf.reshape(centroids, (-1,)), flat)
+
+    return values.get_concrete_function()
 
 
 def _tf() -> Any:

@@ -16,7 +16,8 @@ from ..cluster.model import cluster_weights, strip_clustering
 from ..cluster.plan import ClusterPlan, Override, PlannedWeight
 from ..cluster.post_training import cluster_post_training
 from ..cluster.sensitivity import sensitivities
-from ..errors import ExportError
+from ..cluster.twin import int8_twin
+from ..errors import ExportError, ModelError
 from ..evaluate.metric import get_metric
 from ..export.model_gains import model_gains
 from . import layout
@@ -100,9 +101,10 @@ def _train(
         session.progress.say(f"  trained on the labels: {obstacle}")
     task = session.task.distilled() if teacher is not None else session.task
     schedule = Schedule.of(recipe, epochs, section.learning_rate)
-    model.compile(adam(schedule, len(data.x_train)), task.loss, metrics=task.keras_metrics)
+    trained, unrounded = _as_int8_runs(session, model) if section.int8 else (model, None)
+    trained.compile(adam(schedule, len(data.x_train)), task.loss, metrics=task.keras_metrics)
     cluster_weights(
-        model,
+        trained,
         plan,
         refresh=section.refresh,
         refresh_every=section.refresh_every,
@@ -110,15 +112,30 @@ def _train(
     )
     labels = session.labels("train")
     history = train(
-        model, data.x_train, labels, task, schedule, checkpoint, key, session.progress, teacher
+        trained, data.x_train, labels, task, schedule, checkpoint, key, session.progress, teacher
     )
-    strip_clustering(model)
+    strip_clustering(trained)
     return {
         "history": history,
+        "unrounded": unrounded,
         "teacher": "labels" if teacher is None else "the baseline's outputs",
         "teacher_obstacle": obstacle,
         "centroid_rate": section.centroid_rate,
     }
+
+
+def _as_int8_runs(session: Session, model: Any) -> tuple[Any, str | None]:
+    """(the model's twin with rounded activations, or the model itself; what of it stays float, for people)."""
+    try:
+        twin = int8_twin(model)
+    except ModelError as error:
+        left = f"every activation: {error}"
+        session.progress.warn(f"activations are not rounded in training: {left}")
+        return model, left
+    left = ", ".join(twin.unrounded)
+    if left:
+        session.progress.detail(f"  not rounded in training: values inside {left}")
+    return twin.model, left or None
 
 
 def _teacher(session: Session) -> tuple[Any, str | None]:
