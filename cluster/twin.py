@@ -73,12 +73,17 @@ class FakeQuantized(keras.layers.Layer):
     def call(self, inputs: Any, training: bool = False) -> Any:
         """The rounded inputs, in their own type."""
         values = tf.cast(inputs, tf.float32)
+
+        def rounded() -> Any:
+            return tf.quantization.fake_quant_with_min_max_vars(
+                values, self.low.value, self.high.value, BITS
+            )
+
         if training:
             self._follow(values)
-        rounded = tf.quantization.fake_quant_with_min_max_vars(
-            values, self.low.value, self.high.value, BITS
-        )
-        return tf.cast(tf.where(self.batches.value > 0, rounded, values), inputs.dtype)
+            return tf.cast(rounded(), inputs.dtype)
+        found = tf.cond(self.batches.value > 0, rounded, lambda: tf.identity(values))
+        return tf.cast(found, inputs.dtype)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         """As the input's."""
