@@ -18,11 +18,13 @@ def cluster_weights(
     refresh: bool = True,
     refresh_every: int = 1,
     centroid_rate: float = 1.0,
+    damping: Any = 0.0,
 ) -> Any:
     """Give every planned weight its shared values, in place, and return the model.
 
     A compiled model goes on training under a ClusteringOptimizer around a fresh copy of its optimizer, so that
     `fit` keeps the values shared; compile first for clustering-aware training. An uncompiled model is only clustered.
+    refresh, refresh_every, centroid_rate, damping: as ClusteringOptimizer has them.
     A planned weight that does not train (a frozen layer's) is clustered once and stays.
     """
     require_tensorflow_backend()
@@ -41,7 +43,12 @@ def cluster_weights(
             inner = inner.plain_optimizer()
         inner = type(inner).from_config(inner.get_config())
         optimizer = ClusteringOptimizer(
-            inner, plan, refresh=refresh, refresh_every=refresh_every, centroid_rate=centroid_rate
+            inner,
+            plan,
+            refresh=refresh,
+            refresh_every=refresh_every,
+            centroid_rate=centroid_rate,
+            damping=damping,
         )
         if outer is not None:
             optimizer = keras.optimizers.LossScaleOptimizer(
@@ -69,7 +76,9 @@ def strip_clustering(model: Any) -> Any:
         )
     plain = optimizer.plain_optimizer()
     if outer is not None:
-        plain = keras.optimizers.LossScaleOptimizer(plain)
+        plain = keras.optimizers.LossScaleOptimizer(
+            plain, outer.initial_scale, outer.dynamic_growth_steps
+        )
     _recompile(model, plain)
     return model
 

@@ -35,13 +35,19 @@ class ClusteredVariable:
     rate: float
     algorithm: ClusteringAlgorithm
 
-    def split(self, gradient: Any) -> tuple[Any, Any]:
-        """(gradient of the original weight, gradient of the centroids) from the kernel's."""
+    def split(self, gradient: Any, pull: Any = None) -> tuple[Any, Any]:
+        """(gradient of the original weight, gradient of the centroids) from the kernel's.
+
+        pull: how strongly the original weight is drawn to its shared value, beside its gradient.
+        """
         # an embedding's gradient is sparse, and a step traced for any batch size may not know its shape
         gradient = tf.reshape(tf.convert_to_tensor(gradient), self.indices.shape)
         original, centroids = self.algorithm.split_gradient(
             _flip(gradient, self.signs), self.indices.value
         )
+        if pull is not None:
+            kernel = _flip(tf.convert_to_tensor(self.kernel.value), self.signs)
+            original = original + tf.cast(pull, original.dtype) * (self.original.value - kernel)
         if self.mask is not None:
             original = original * tf.cast(self.mask.value, original.dtype)
         return original, centroids if self.free is None else centroids * self.free.value

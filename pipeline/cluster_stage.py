@@ -33,6 +33,7 @@ from .training import (
     calibration_batches,
     default_epochs,
     predict,
+    rising,
     sensitivity_batches,
     train,
 )
@@ -109,6 +110,7 @@ def _train(
         refresh=section.refresh,
         refresh_every=section.refresh_every,
         centroid_rate=section.centroid_rate,
+        damping=rising(section.damping, schedule, len(data.x_train)),
     )
     labels = session.labels("train")
     history = train(
@@ -121,6 +123,7 @@ def _train(
         "teacher": "labels" if teacher is None else "the baseline's outputs",
         "teacher_obstacle": obstacle,
         "centroid_rate": section.centroid_rate,
+        "damping": section.damping,
     }
 
 

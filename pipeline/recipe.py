@@ -65,6 +65,7 @@ class ClusterSection(_Section):
     aggregation: GradientAggregation = GradientAggregation.SUM
     distill: bool = True
     centroid_rate: Annotated[float, Field(ge=0, le=1)] = 0.2
+    damping: Annotated[float, Field(ge=0)] = 0.0
     refresh: bool = True
     refresh_every: Positive = 1
     per_channel: bool = False

@@ -49,6 +49,10 @@ class Schedule:
         data = recipe.data
         return cls(epochs, learning_rate, data.batch_size, recipe.seed, data.flip, data.crop)
 
+    def steps(self, examples: int) -> int:
+        """Steps of all epochs, at least one."""
+        return max(1, self.epochs * math.ceil(examples / self.batch_size))
+
 
 def default_epochs(examples: int, batch_size: int) -> int:
     """Epochs for about STEPS_WANTED steps."""
@@ -58,10 +62,16 @@ def default_epochs(examples: int, batch_size: int) -> int:
 
 def adam(schedule: Schedule, examples: int) -> Any:
     """The optimizer of a schedule."""
-    steps = schedule.epochs * math.ceil(examples / schedule.batch_size)
     return keras.optimizers.Adam(
-        keras.optimizers.schedules.CosineDecay(schedule.learning_rate, max(1, steps))
+        keras.optimizers.schedules.CosineDecay(schedule.learning_rate, schedule.steps(examples))
     )
+
+
+def rising(damping: float, schedule: Schedule, examples: int) -> Any:
+    """Damping that rises evenly from 0: weights choose their clusters first, and settle at the end."""
+    if not damping:
+        return 0.0
+    return keras.optimizers.schedules.PolynomialDecay(0.0, schedule.steps(examples), damping)
 
 
 def train(

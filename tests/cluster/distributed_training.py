@@ -39,7 +39,7 @@ def main(kind: str, how: str, file: str) -> None:
             [keras.Input((12,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(4)]
         )
         model.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=False)
-        cluster_weights(model, ClusterPlan.of(model, 4), centroid_rate=0.5)
+        cluster_weights(model, ClusterPlan.of(model, 4), centroid_rate=0.5, damping=0.05)
     random = np.random.default_rng(0)
     x = random.normal(size=(256, 12)).astype(np.float32)
     y = random.normal(size=(256, 4)).astype(np.float32)

@@ -130,13 +130,13 @@ def test_a_model_trained_under_a_loss_scale_can_be_stripped(
     """The order of the two optimizers is the one the error text of ClusteringOptimizer asks for."""
     model = build("functional")
     optimizer = ClusteringOptimizer(keras.optimizers.SGD(0.1), ClusterPlan.of(model, 4))
-    outer = keras.optimizers.LossScaleOptimizer(optimizer)
+    outer = keras.optimizers.LossScaleOptimizer(optimizer, 8.0, dynamic_growth_steps=3)
     outer.build(model.trainable_variables)
     model.compile(outer, loss(), run_eagerly=True)
     model.fit(pictures, labels, batch_size=16, verbose=0)
     strip_clustering(model)
-    inner = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    assert type(inner) is keras.optimizers.SGD
+    assert type(model.optimizer.inner_optimizer) is keras.optimizers.SGD
+    assert (model.optimizer.initial_scale, model.optimizer.dynamic_growth_steps) == (8.0, 3)
 
 
 @pytest.mark.parametrize("compiled", [False, True])

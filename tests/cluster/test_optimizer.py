@@ -417,6 +417,31 @@ def test_centroids_take_the_part_of_the_step_asked_for(make: Callable[[], Any]) 
     np.testing.assert_allclose(steps[part], part * steps[1.0], rtol=0, atol=9 * ROUNDING)
 
 
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_damping_draws_weights_to_their_centroids_and_leaves_these_alone(scheduled: bool) -> None:
+    rate, most = 0.5, 0.2
+    schedule = keras.optimizers.schedules.PolynomialDecay(0.0, 2, most)
+    model = dense_model()
+    optimizer = optimizer_for(model, SGD(rate), damping=schedule if scheduled else most)
+    for step in range(3):
+        kernel, original, centroids, indices = state(optimizer)
+        gradients = random_gradients(model, step)
+        apply(optimizer, gradients, model)
+        pull = most * min(1, step / 2) if scheduled else most
+        moved = original - rate * (gradients[0] + pull * (original - kernel))
+        sums = member_sums(gradients[0], indices, K)
+        np.testing.assert_allclose(state(optimizer)[1], moved, rtol=0, atol=ROUNDING)
+        np.testing.assert_allclose(
+            state(optimizer)[2], centroids - rate * sums, rtol=0, atol=24 * ROUNDING
+        )
+        assert_clustered(optimizer)
+
+
+def test_negative_damping_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"damping must not be negative, got -0\.1"):
+        ClusteringOptimizer(SGD(), ClusterPlan.of(dense_model(), K), damping=-0.1)
+
+
 @pytest.mark.parametrize("every", [2, 3])
 def test_indices_are_refreshed_every_so_many_steps(every: int) -> None:
     model = dense_model()
@@ -541,12 +566,18 @@ def test_its_configuration_is_plain_data_that_makes_the_same_optimizer() -> None
     model = dense_model()
     inner = keras.optimizers.Adam(0.25, clipnorm=2.0, weight_decay=0.5)
     optimizer = optimizer_for(
-        model, inner, refresh=False, aggregation=GradientAggregation.AVG, name="mine"
+        model,
+        inner,
+        refresh=False,
+        aggregation=GradientAggregation.AVG,
+        damping=keras.optimizers.schedules.PolynomialDecay(0.0, 9, 0.5),
+        name="mine",
     )
     config = keras.saving.serialize_keras_object(optimizer)
     copy = keras.saving.deserialize_keras_object(config)
     copy.build(model.trainable_variables)
     assert copy.get_config() == optimizer.get_config()
+    assert float(copy.damping(9)) == 0.5
     assert (copy.refresh, copy.aggregation, copy.name) == (False, GradientAggregation.AVG, "mine")
     assert copy.clipnorm == 2.0
     assert len(state(copy)[2]) == K
