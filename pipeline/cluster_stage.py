@@ -27,6 +27,7 @@ from .models import open_saved, save_model
 from .recipe import ClusterSection
 from .rows import keras_row
 from .session import Session
+from .task import Task
 from .training import (
     Schedule,
     adam,
@@ -101,17 +102,9 @@ def _train(
     if obstacle:
         session.progress.say(f"  trained on the labels: {obstacle}")
     task = session.task.distilled() if teacher is not None else session.task
-    schedule = Schedule.of(recipe, epochs, section.learning_rate)
     trained, unrounded = _as_int8_runs(session, model) if section.int8 else (model, None)
-    trained.compile(adam(schedule, len(data.x_train)), task.loss, metrics=task.keras_metrics)
-    cluster_weights(
-        trained,
-        plan,
-        refresh=section.refresh,
-        refresh_every=section.refresh_every,
-        centroid_rate=section.centroid_rate,
-        damping=rising(section.damping, schedule, len(data.x_train)),
-    )
+    schedule = Schedule.of(recipe, epochs, section.learning_rate)
+    compile_clustered(trained, plan, section, schedule, len(data.x_train), task)
     labels = session.labels("train")
     history = train(
         trained, data.x_train, labels, task, schedule, checkpoint, key, session.progress, teacher
@@ -125,6 +118,26 @@ def _train(
         "centroid_rate": section.centroid_rate,
         "damping": section.damping,
     }
+
+
+def compile_clustered(
+    model: Any,
+    plan: ClusterPlan,
+    section: ClusterSection,
+    schedule: Schedule,
+    examples: int,
+    task: Task,
+) -> None:
+    """Ready for `train`: compiled, its weights clustered as the recipe asks."""
+    model.compile(adam(schedule, examples), task.loss, metrics=task.keras_metrics)
+    cluster_weights(
+        model,
+        plan,
+        refresh=section.refresh,
+        refresh_every=section.refresh_every,
+        centroid_rate=section.centroid_rate,
+        damping=rising(section.damping, schedule, examples),
+    )
 
 
 def _as_int8_runs(session: Session, model: Any) -> tuple[Any, str | None]:

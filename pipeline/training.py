@@ -103,7 +103,7 @@ def train(
     steps = math.ceil(len(targets) / schedule.batch_size)
     with progress.bar("training", schedule.epochs * steps, len(history) * steps) as bar:
         for epoch in range(len(history), schedule.epochs):
-            batches = _Epoch(inputs, targets, schedule, epoch, teacher)
+            batches = Epoch(inputs, targets, schedule, epoch, teacher)
             result = model.fit(
                 # Keras would shuffle batches by Python's global generator, whose state no checkpoint holds
                 batches,
@@ -176,7 +176,7 @@ def augment(
     return images
 
 
-class _Epoch(keras.utils.PyDataset):
+class Epoch(keras.utils.PyDataset):
     """One epoch's batches: order and augmentation depend on seed, epoch and batch alone."""
 
     def __init__(

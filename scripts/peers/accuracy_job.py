@@ -1,0 +1,187 @@
+"""One training of the accuracy table: what it is, its data and its result, the same for every tool."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from edgepalette.pipeline.data import Dataset
+    from edgepalette.pipeline.recipe import Recipe
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+# both networks end in a softmax over class numbers
+LOSS = "sparse_categorical_crossentropy"
+FLOAT_BYTES = 4
+# kernels both tools can cluster: tfmot leaves depthwise ones dense
+SELECTABLE = ("Conv2D", "Dense")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network on its data. recipe: a file of `examples`. by_label: whether training examples come class by class."""
+
+    recipe: str
+    trains_start: bool
+    by_label: bool
+
+
+TASKS = {
+    "resnet8": Task("resnet8_cifar10.toml", trains_start=False, by_label=False),
+    "ds-cnn-l": Task("ds_cnn_l_fsdd.toml", trains_start=True, by_label=True),
+}
+# by mode, options in place of the recipe's; tfmot reads its schedule and nothing of clustering
+LABELS_ONLY = {
+    "cluster.distill": False,
+    "cluster.centroid_rate": 1.0,
+    "cluster.damping": 0.0,
+    "cluster.int8": False,
+}
+MODES: dict[str, dict[str, Any]] = {
+    "float": {},
+    "tfmot": {},
+    "frozen": {"cluster.refresh": False, **LABELS_ONLY},
+    "refreshed": LABELS_ONLY,
+    "ours": {},
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training and its measurement.
+
+    clusters: of the whole model (one number), of its last kernels if `selective`, () for the float start.
+    hold: training examples held back to be measured on, 0 for the test set. limit: of training examples, 0 for all.
+    epochs, start_epochs: of clustering, and of training the start. start: what tells this start from others.
+    file: the start's .keras file. threads: of TensorFlow.
+    """
+
+    task: str
+    mode: str
+    clusters: tuple[int, ...]
+    selective: bool
+    seed: int
+    hold: int
+    limit: int
+    epochs: int
+    start_epochs: int
+    start: str
+    file: str
+    threads: int
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        """The job `to_json` wrote."""
+        given = json.loads(text)
+        return cls(**{**given, "clusters": tuple(given["clusters"])})
+
+    def to_json(self) -> str:
+        """For a child's argument."""
+        return json.dumps(asdict(self))
+
+    @property
+    def row(self) -> str:
+        """The table's row."""
+        return ",".join(map(str, self.clusters)) if self.clusters else "float"
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What decides the result; where files lie and how many threads there are does not."""
+        found = asdict(self)
+        del found["file"], found["threads"]
+        return {**found, "clusters": list(self.clusters)}
+
+    def recipe(self) -> Recipe:
+        """The example's recipe under this mode, with all that is asked for."""
+        from edgepalette.pipeline.recipe import read_recipe
+
+        options = {
+            "seed": self.seed,
+            "baseline.epochs": self.start_epochs,
+            "cluster.epochs": self.epochs,
+            **MODES[self.mode],
+        }
+        return read_recipe(EXAMPLES / TASKS[self.task].recipe, options)
+
+    def data(self) -> Dataset:
+        """The task's data; its test set is what is measured on, and not opened further if examples are held back."""
+        from edgepalette.pipeline.data import load_dataset
+
+        return split(
+            load_dataset(self.recipe().data.source),
+            self.hold,
+            self.limit,
+            TASKS[self.task].by_label,
+        )
+
+
+def split(data: Dataset, hold: int, limit: int, by_label: bool) -> Dataset:
+    """`data` with the last `hold` training examples for its test set, and of the others the first `limit`.
+
+    by_label: take them from a shuffled order, for the last examples as they lie would be of one class; those that stay
+    keep their order. 0 changes nothing.
+    """
+    count = len(data.x_train)
+    if hold >= count:
+        raise ValueError(f"fewer examples must be held back than there are, got {hold} of {count}")
+    order = np.random.default_rng(0).permutation(count) if by_label else np.arange(count)
+    kept = np.sort(order[: min(count - hold, limit or count)])
+    held = np.sort(order[count - hold :])
+    train = replace(data, x_train=data.x_train[kept], y_train=data.y_train[kept])
+    if not hold:
+        return train
+    return replace(train, x_test=data.x_train[held], y_test=data.y_train[held])
+
+
+def configure_threads(threads: int) -> None:
+    """Before TensorFlow's first operation."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def last_kernels(model: Any, count: int) -> list[str]:
+    """Names of the layers that hold the last `count` kernels both tools can cluster, in the model's order."""
+    names = [layer.name for layer in model.layers if type(layer).__name__ in SELECTABLE]
+    return names[-count:]
+
+
+def result(
+    outputs: NDArray[np.float32],
+    labels: NDArray[Any],
+    weights: Iterable[tuple[str, NDArray[Any]]],
+    clusters: Mapping[str, int],
+    seconds: float,
+) -> dict[str, Any]:
+    """What a child prints. weights: (name, values) of all. clusters: by name, those of clustered ones.
+
+    Raises ValueError for a weight that holds more values than it has clusters.
+    """
+    arrays = dict(weights)
+    for name, number in clusters.items():
+        values = len(np.unique(arrays[name]))
+        if values > number:
+            raise ValueError(f"{name} must hold at most {number} values, got {values}")
+    return {
+        "accuracy": float(np.mean(outputs.argmax(axis=1) == labels)),
+        "examples": len(labels),
+        "bytes": sum(packed_bytes(array, clusters.get(name)) for name, array in arrays.items()),
+        "clustered": dict(clusters),
+        "seconds": seconds,
+    }
+
+
+def packed_bytes(weight: NDArray[Any], clusters: int | None) -> int:
+    """Bytes of a float32 weight: indices packed to whole bits with a float32 table, or dense for None."""
+    if clusters is None:
+        return FLOAT_BYTES * weight.size
+    bits = math.ceil(math.log2(clusters))
+    return math.ceil(bits * weight.size / 8) + FLOAT_BYTES * clusters
