@@ -112,6 +112,7 @@ def _train(
     strip_clustering(trained)
     return {
         "history": history,
+        "int8": section.int8,
         "unrounded": unrounded,
         "teacher": "labels" if teacher is None else "the baseline's outputs",
         "teacher_obstacle": obstacle,
@@ -150,7 +151,8 @@ def _as_int8_runs(session: Session, model: Any) -> tuple[Any, str | None]:
         return model, left
     left = ", ".join(twin.unrounded)
     if left:
-        session.progress.detail(f"  not rounded in training: values inside {left}")
+        left = f"values inside {left}"
+        session.progress.detail(f"  not rounded in training: {left}")
     return twin.model, left or None
 
 

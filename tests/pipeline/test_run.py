@@ -443,6 +443,31 @@ def test_a_single_output_runs_to_the_end(
     assert written & {".tflite", ".onnx"} == {f".{form}"}
 
 
+def test_training_as_int8_runs_is_reported_with_what_stays_float(
+    command: Command, npz: Path, own_folder: Path
+) -> None:
+    (own_folder / "own_net.py").write_text(
+        "import keras\nfrom keras import layers\n\n"
+        "@keras.saving.register_keras_serializable('own')\nclass Own(keras.Model):\n"
+        "    def __init__(self, **options):\n        super().__init__(**options)\n"
+        "        self.flat, self.head = layers.Flatten(), layers.Dense(10, activation='softmax')\n\n"
+        "    def call(self, inputs):\n        return self.head(self.flat(inputs))\n\n"
+        "def own():\n    return Own()\n"
+    )
+    for model, left in (
+        ("digits-cnn", "values inside dense_1"),
+        ("own_net:own", "values inside own"),
+    ):
+        result = command(
+            "cluster", "--model", model, "--data", npz, "--out", "r", "--int8", "--damping", 0.01,
+            "--baseline-epochs", 1, "--epochs", 1, "--formats", "tflite", "--clusters", 8, "--force",
+        )  # fmt: skip
+        assert result.exit_code == 0, result.stderr
+        report = json.loads(Path("r", "clusters-8", "cluster.json").read_text())
+        assert (report["int8"], report["damping"]) == (True, 0.01)
+        assert report["unrounded"] == left
+
+
 def test_a_single_logit_is_cut_at_zero_not_at_one_half(tmp_path: Path) -> None:
     import keras
 

@@ -15,6 +15,7 @@ from keras import layers
 
 from edgepalette.cluster.model import cluster_weights
 from edgepalette.cluster.plan import ClusterPlan
+from edgepalette.cluster.twin import int8_twin
 from edgepalette.errors import ModelError
 from edgepalette.pipeline.data import Dataset
 from edgepalette.pipeline.progress import Progress
@@ -28,6 +29,7 @@ from edgepalette.pipeline.training import (
     augment,
     default_epochs,
     predict,
+    rising,
     train,
 )
 
@@ -66,8 +68,8 @@ def data() -> Dataset:
     return Dataset("d", x.astype(np.float32), y, x.astype(np.float32), y)
 
 
-def prepared(data: Dataset, clustered: bool) -> tuple[Any, Task]:
-    """A fresh model with all that has a state: BatchNorm, Dropout, Adam, shared values."""
+def prepared(data: Dataset, clustered: bool, int8: bool = False) -> tuple[Any, Task]:
+    """A fresh model with all that has a state: BatchNorm, Dropout, Adam, shared values, ranges of activations."""
     keras.utils.clear_session()
     keras.utils.set_random_seed(1)
     model = keras.Sequential(
@@ -81,9 +83,12 @@ def prepared(data: Dataset, clustered: bool) -> tuple[Any, Task]:
         ]
     )
     task = task_of(model, data, None)
+    if int8:
+        model = int8_twin(model).model
     model.compile(adam(SCHEDULE, EXAMPLES), task.loss, metrics=task.keras_metrics)
     if clustered:
-        cluster_weights(model, ClusterPlan.of(model, 4))
+        damping = rising(0.1, SCHEDULE, EXAMPLES)
+        cluster_weights(model, ClusterPlan.of(model, 4, int8=int8), damping=damping)
     return model, task
 
 
@@ -94,8 +99,9 @@ def trained(
     progress: Progress | None = None,
     key: str = "k",
     schedule: Schedule = SCHEDULE,
+    int8: bool = False,
 ) -> tuple[Any, list[dict[str, float]]]:
-    model, task = prepared(data, clustered)
+    model, task = prepared(data, clustered, int8)
     history = train(
         model, data.x_train, data.y_train, task, schedule, checkpoint, key, progress or Progress(-1)
     )
@@ -103,14 +109,16 @@ def trained(
 
 
 # three steps an epoch: in the middle of the third, at the start of the fourth
-@pytest.mark.parametrize(("clustered", "step"), [(False, 8), (True, 10)])
+@pytest.mark.parametrize(
+    ("clustered", "int8", "step"), [(False, False, 8), (True, False, 10), (True, True, 8)]
+)
 def test_an_interrupted_training_ends_in_the_bits_of_one_that_was_not(
-    data: Dataset, tmp_path: Path, clustered: bool, step: int
+    data: Dataset, tmp_path: Path, clustered: bool, int8: bool, step: int
 ) -> None:
-    whole, history = trained(data, tmp_path / "whole.npz", clustered)
+    whole, history = trained(data, tmp_path / "whole.npz", clustered, int8=int8)
     with pytest.raises(StoppedError):
-        trained(data, tmp_path / "c.npz", clustered, Stopping(step))
-    resumed, resumed_history = trained(data, tmp_path / "c.npz", clustered)
+        trained(data, tmp_path / "c.npz", clustered, Stopping(step), int8=int8)
+    resumed, resumed_history = trained(data, tmp_path / "c.npz", clustered, int8=int8)
     assert resumed_history == history
     assert len(history) == SCHEDULE.epochs
     for ours, theirs in zip(whole.get_weights(), resumed.get_weights(), strict=True):
