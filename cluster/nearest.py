@@ -7,7 +7,7 @@ Never sort the stored centroids: both forms map back through argsort, so optimiz
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from .palette import index_width
 # up to so many bits, comparing with every border is as fast as any search: it takes no gather
 MOST_COMPARED_BITS = 4
 # buckets of the table the wider searches start from
-BUCKETS = 1 << 13
+BUCKETS = 1 << 14
 # keeps the width of a bucket a number when all borders are one
 LEAST_SPAN = 1e-30
 
@@ -59,11 +59,21 @@ def nearest_bytes(weight: Any, centroids: Any) -> tuple[Any, Any]:
     if bits <= MOST_COMPARED_BITS:
         indices, values = _compiled(_compare, bits, weight.dtype.name)(rows, table)
     else:
-        search = _compiled(_look_up if single else _search, bits, weight.dtype.name)
-        indices = search(rows, table)
+        ways = [*(LOOK_UPS if single else ()), _search]
+        indices = _first_exact(
+            [_compiled(way, bits, weight.dtype.name) for way in ways], rows, table
+        )
         # apart from the search, which XLA would else run again for them or keep in 4 bytes an element
         values = _compiled_values(weight.dtype.name)(indices, table)
     return tf.reshape(indices, weight.shape), tf.reshape(values, weight.shape)
+
+
+def _first_exact(ways: list[Any], rows: Any, table: Any) -> Any:
+    """Indices by the first way that says it is exact. Each is compiled by XLA when it is first needed."""
+    indices, exact = ways[0](rows, table)
+    if len(ways) == 1:
+        return indices
+    return _tf().cond(exact, lambda: indices, lambda: _first_exact(ways[1:], rows, table))
 
 
 @cache
@@ -103,10 +113,12 @@ def _compare(weight: Any, borders: Any, order: Any, ascending: Any, bits: int) -
     return indices, values
 
 
-def _look_up(weight: Any, borders: Any, order: Any, ascending: Any, bits: int) -> Any:
-    """One row: from a table of even buckets to the borders inside a bucket; a search where those are many.
+def _look_up(
+    weight: Any, borders: Any, order: Any, ascending: Any, bits: int, most: int
+) -> tuple[Any, Any]:
+    """One row, from a table of even buckets to the borders inside a bucket; and whether no bucket holds more than `most`.
 
-    Exact whatever rounding does: buckets rise with weights, so borders in lower buckets lie below.
+    Then exact whatever rounding does: buckets rise with weights, so borders in lower buckets lie below.
     """
     tf = _tf()
     count = tf.shape(ascending)[1]
@@ -121,47 +133,39 @@ def _look_up(weight: Any, borders: Any, order: Any, ascending: Any, bits: int) -
     # a byte an entry: the table stays in the nearest cache
     below = tf.cast(tf.cumsum(filled, exclusive=True), tf.uint8)
 
-    def past(most: int) -> Callable[[], Any]:
-        def positions() -> Any:
-            position = tf.cast(tf.gather(below, bucket(weight)), tf.int32)
-            for _ in range(most):
-                position += tf.cast(weight > tf.gather(row, position), tf.int32)
-            # a weight of infinity passes the padding too
-            return tf.cast(tf.minimum(position, count - 1), tf.uint8)
+    def ranks() -> Any:
+        position = tf.cast(tf.gather(below, bucket(weight)), tf.int32)
+        for _ in range(most):
+            position += tf.cast(weight > tf.gather(row, position), tf.int32)
+        # a weight of infinity passes the padding too
+        return tf.minimum(position, count - 1)
 
-        return positions
-
-    def search() -> Any:
-        return _positions(weight, borders, count, bits)
-
-    fullest = tf.reduce_max(filled)
-    positions = tf.cond(fullest <= 1, past(1), lambda: tf.cond(fullest <= 2, past(2), search))
-    # centroids seldom change places: their ranks are their indices
-    return tf.cond(
+    # centroids seldom change places: their ranks are their indices. Inside a branch, for outside XLA would make the
+    # table anew for every weight
+    indices = tf.cond(
         tf.reduce_all(order[0] == tf.cast(tf.range(count), tf.uint8)),
-        lambda: positions,
-        lambda: tf.gather(order[0], tf.cast(positions, tf.int32)),
+        lambda: tf.cast(ranks(), tf.uint8),
+        lambda: tf.gather(order[0], ranks()),
     )
+    return indices, tf.reduce_max(filled) <= most
 
 
-def _search(weight: Any, borders: Any, order: Any, ascending: Any, bits: int) -> Any:
-    """For all rows, each with borders of its own."""
-    tf = _tf()
-    rows, count = tf.unstack(tf.shape(ascending))
-    places = tf.cast(_positions(weight, borders, count, bits), tf.int32)
-    return tf.gather(tf.reshape(order, (-1,)), tf.range(rows)[:, None] * count + places)
+# centroids move, and may come to share a bucket
+LOOK_UPS = (partial(_look_up, most=1), partial(_look_up, most=4))
 
 
-def _positions(weight: Any, borders: Any, count: Any, bits: int) -> Any:
+def _search(weight: Any, borders: Any, order: Any, ascending: Any, bits: int) -> tuple[Any, Any]:
     """An unrolled binary search: a full tree of 2^bits leaves, one flat gather a level for all rows."""
     tf = _tf()
-    flat, row = tf.reshape(borders, (-1,)), tf.range(tf.shape(borders)[0])[:, None]
+    rows, count = tf.unstack(tf.shape(ascending))
+    flat, row = tf.reshape(borders, (-1,)), tf.range(rows)[:, None]
     position = tf.zeros_like(weight, tf.int32)
     for level in reversed(range(bits)):
         step = 1 << level
         border = tf.gather(flat, row * (2**bits - 1) + position + (step - 1))
         position += tf.where(weight > border, step, 0)
-    return tf.cast(tf.minimum(position, count - 1), tf.uint8)
+    place = row * count + tf.minimum(position, count - 1)
+    return tf.gather(tf.reshape(order, (-1,)), place), tf.constant(True)
 
 
 @cache
