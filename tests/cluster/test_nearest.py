@@ -63,20 +63,27 @@ def test_the_compiled_search_equals_the_reference_for_any_number_of_clusters(clu
 
 
 @pytest.mark.parametrize("clusters", CLUSTERS)
-@pytest.mark.parametrize("crowded", [False, True])
-def test_ascending_centroids_take_the_shorter_way_to_the_same_end(
-    clusters: int, crowded: bool
+@pytest.mark.parametrize("together", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_centroids_that_crowd_take_longer_ways_to_the_same_end(
+    clusters: int, together: int, shuffled: bool
 ) -> None:
-    """Wide tables start from even buckets; centroids that crowd into one bucket are searched."""
+    """Wide tables start from even buckets; `together` centroids lie in one, evenly spaced but for that."""
     random = np.random.default_rng(clusters)
-    centroids = np.sort(random.normal(size=clusters)).astype(np.float32)
-    if crowded:
-        half = clusters // 2
-        centroids[:half] = np.sort(centroids[half] - 1e-5 * random.random(half))
-    borders = midpoints(centroids)
+    places = np.arange(clusters) // together * together
+    centroids = (places + 1e-4 * np.arange(clusters) / clusters).astype(np.float32)
+    if shuffled:
+        centroids = random.permutation(centroids)
+    borders = midpoints(np.sort(centroids))
     around = np.concatenate([np.nextafter(borders, side) for side in (-np.inf, np.inf)])
     weight = np.concatenate(
-        [2 * random.normal(size=5000), borders, around, centroids, [np.inf, -np.inf, 3e38, -3e38]]
+        [
+            random.uniform(-1, clusters, 5000),
+            borders,
+            around,
+            centroids,
+            [np.inf, -np.inf, 3e38, -3e38],
+        ]
     ).astype(np.float32)
     indices, values = nearest(weight, centroids)
     expected = nearest_reference(weight, centroids)
