@@ -118,7 +118,9 @@ def _convert(model: Any) -> Any:
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     with quiet():
         try:
-            proto, _ = tf2onnx.convert.from_function(forward, signature, opset=OPSET)
+            proto, _ = tf2onnx.convert.from_function(
+                forward, signature, opset=OPSET, custom_op_handlers={"Erfc": (_write_erfc, [])}
+            )
         except Exception as error:  # tf2onnx raises whatever its handlers raise
             raise ExportError(
                 f"tf2onnx could not write the model as ONNX (opset {OPSET}); it said: "
@@ -126,6 +128,15 @@ def _convert(model: Any) -> Any:
                 "leave onnx out of the formats to go on without"
             ) from error
     return _canonical(proto)
+
+
+def _write_erfc(graph: Any, node: Any, name: str, _: Any) -> None:
+    """1 - erf, for tf2onnx knows no Erfc, and Keras' gelu holds one."""
+    dtype = graph.get_dtype(node.output[0])
+    one = graph.make_const(f"{name}_one", np.ones((), onnx.helper.tensor_dtype_to_np_dtype(dtype)))
+    erf = graph.make_node("Erf", [node.input[0]], dtypes=[dtype])
+    node.type = "Sub"
+    graph.replace_inputs(node, [one.output[0], erf.output[0]])
 
 
 def _canonical(proto: Any) -> Any:

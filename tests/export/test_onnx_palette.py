@@ -218,6 +218,22 @@ def test_without_batchnorm_both_files_give_the_same_bits(run: Run) -> None:
     np.testing.assert_array_equal(dense, palette)
 
 
+@pytest.mark.parametrize(
+    "activation",
+    ["elu", "exponential", "gelu", "hard_sigmoid", "leaky_relu", "mish", "relu6", "selu", "silu", "softplus", "tanh"],
+)  # fmt: skip
+def test_activations_keep_their_outputs(activation: str, run: Run) -> None:
+    """tf2onnx has no form for an operator of Keras' gelu."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((24,)), keras.layers.Dense(64, activation=activation)])
+    samples = (3 * np.random.default_rng(0).normal(size=(40, 24))).astype(np.float32)
+    expected = model.predict(samples, verbose=0)
+    found = run(export_onnx(model, []).dense, samples, "onnx").outputs
+    np.testing.assert_allclose(
+        found, expected, rtol=0, atol=FLOAT_TOLERANCE * np.abs(expected).max()
+    )
+
+
 def test_weights_that_are_not_clustered_stay_dense_with_the_reason() -> None:
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((24,)), keras.layers.Dense(24)])
