@@ -16,8 +16,9 @@ class Initialization(Enum):
     """How the first centroids are placed.
 
     KMEANS: Lloyd's algorithm from the best intervals on a grid, the default. OPTIMAL: the least squared error there
-    is (of weights up to 2^18 elements, nearly so beyond), for O(K N log N). KMEANS_PLUS_PLUS: drawn seeds, then Lloyd. LINEAR: evenly spaced values. DENSITY_BASED:
-    evenly spaced quantiles. RANDOM: uniform between the smallest and the largest weight.
+    is (of weights up to 2^18 elements, nearly so beyond), for O(K N log N). KMEANS_PLUS_PLUS: drawn seeds, then Lloyd.
+    LINEAR: evenly spaced values. DENSITY_BASED: evenly spaced quantiles. RANDOM: uniform between the smallest and the
+    largest weight.
     """
 
     KMEANS = "kmeans"

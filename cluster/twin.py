@@ -65,7 +65,14 @@ class FakeQuantized(keras.layers.Layer):
         """Make the range and the number of batches it has seen."""
         self.low, self.high, self.batches = (
             self.add_weight(
-                shape=(), initializer="zeros", trainable=False, aggregation="mean", name=name
+                shape=(),
+                initializer="zeros",
+                dtype="float32",
+                # a range in half precision has no 256 even steps
+                autocast=False,
+                trainable=False,
+                aggregation="mean",
+                name=name,
             )
             for name in ("low", "high", "batches")
         )

@@ -100,6 +100,23 @@ def test_training_the_twin_trains_the_model_which_stays_plain_keras(
     assert 0 < difference < 0.1
 
 
+def test_ranges_stay_in_single_precision_under_mixed_precision() -> None:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model, (x, y) = residual(), batch()
+        twin = int8_twin(model).model
+    finally:
+        keras.config.set_dtype_policy(before)
+    twin.compile("adam", "sparse_categorical_crossentropy", jit_compile=False)
+    cluster_weights(twin, ClusterPlan.of(model, 4, int8=True))
+    twin.fit(x, y, batch_size=16, verbose=0)
+    layer = next(layer for layer in twin.layers if isinstance(layer, FakeQuantized))
+    assert str(layer.high.dtype) == "float32"
+    assert float(layer.batches.value) == 2
+    assert str(layer(x.astype(np.float16)).dtype).endswith("float16'>")
+
+
 @pytest.mark.parametrize("name", ["sequential", "functional", "nested", "shared_layer"])
 def test_every_form_but_a_class_of_ones_own_has_a_twin(build: Build, name: str) -> None:
     model = build(name)
