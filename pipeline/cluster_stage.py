@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from . import layout
 from .codebook import Codebook
 from .files import write_array, write_json
 from .models import open_saved, save_model
-from .recipe import ClusterSection
+from .recipe import LEARNING_RATE, LEARNING_RATE_CLUSTERS, ClusterSection
 from .rows import keras_row
 from .session import Session
 from .task import Task
@@ -103,7 +104,7 @@ def _train(
         session.progress.say(f"  trained on the labels: {obstacle}")
     task = session.task.distilled() if teacher is not None else session.task
     trained, unrounded = _as_int8_runs(session, model) if section.int8 else (model, None)
-    schedule = Schedule.of(recipe, epochs, section.learning_rate)
+    schedule = Schedule.of(recipe, epochs, learning_rate_of(section, plan))
     compile_clustered(trained, plan, section, schedule, len(data.x_train), task)
     labels = session.labels("train")
     history = train(
@@ -118,7 +119,22 @@ def _train(
         "teacher_obstacle": obstacle,
         "centroid_rate": section.centroid_rate,
         "damping": section.damping,
+        "learning_rate": schedule.learning_rate,
     }
+
+
+def learning_rate_of(section: ClusterSection, plan: ClusterPlan) -> float:
+    """The one asked for, else a larger one the fewer centroids a weight has, for it has further to go to the next.
+
+    By the mean over all weights of kernels, those that stay as they are among them.
+    """
+    if section.learning_rate is not None:
+        return section.learning_rate
+    sizes = [planned.size for planned in plan.clustered]
+    factors = [math.sqrt(max(1, LEARNING_RATE_CLUSTERS / p.clusters)) for p in plan.clustered]
+    kernels_kept = [kept.size for kept in plan.kept if len(kept.weight.shape) > 1]
+    more = sum(size * (factor - 1) for size, factor in zip(sizes, factors, strict=True))
+    return LEARNING_RATE * (1 + more / (sum(sizes) + sum(kernels_kept)))
 
 
 def compile_clustered(

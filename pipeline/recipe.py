@@ -18,6 +18,9 @@ Positive = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Clusters = Annotated[int, Field(ge=2, le=MAX_CLUSTERS)]
 
+# of clustering-aware training, for kernels with so many clusters or more; chosen on held-back images of CIFAR-10
+LEARNING_RATE, LEARNING_RATE_CLUSTERS = 5e-4, 16
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,16 +59,19 @@ class LayerLine(_Section):
 
 
 class ClusterSection(_Section):
-    """Clustering-aware training: one result per entry of `clusters`. epochs: 0 clusters without training."""
+    """Clustering-aware training: one result per entry of `clusters`. epochs: 0 clusters without training.
+
+    learning_rate: None = by the numbers of clusters.
+    """
 
     clusters: Annotated[tuple[Clusters, ...], Field(min_length=1)] = (16,)
     epochs: Count | None = None
-    learning_rate: Rate = 5e-4
+    learning_rate: Rate | None = None
     initialization: Initialization = Initialization.KMEANS
     aggregation: GradientAggregation = GradientAggregation.SUM
     distill: bool = True
     centroid_rate: Annotated[float, Field(ge=0, le=1)] = 0.2
-    damping: Annotated[float, Field(ge=0)] = 0.0
+    damping: Annotated[float, Field(ge=0)] = 0.01
     refresh: bool = True
     refresh_every: Positive = 1
     per_channel: bool = False

@@ -196,7 +196,14 @@ class Epoch(keras.utils.PyDataset):
         rng = np.random.default_rng([self.schedule.seed, self.epoch, batch])
         inputs = np.asarray(self.x[chosen], np.float32)
         inputs = augment(inputs, self.schedule.flip, self.schedule.crop, rng)
-        return inputs, self.y[chosen] if self.teacher is None else self.teacher(inputs)
+        return inputs, self.y[chosen] if self.teacher is None else self._taught(inputs)
+
+    def _taught(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What the teacher says of the inputs: where mirroring changes no label, of both views, who err less than one."""
+        taught = self.teacher(inputs)
+        if not self.schedule.flip:
+            return np.asarray(taught)
+        return np.asarray((taught + self.teacher(inputs[:, :, ::-1])) / 2)
 
 
 class _Advance(keras.callbacks.Callback):

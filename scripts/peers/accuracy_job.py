@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgepalette.pipeline.recipe import LEARNING_RATE, Recipe, read_recipe
+
 if TYPE_CHECKING:
     from edgepalette.pipeline.data import Dataset
-    from edgepalette.pipeline.recipe import Recipe
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 # both networks end in a softmax over class numbers
@@ -43,6 +44,7 @@ LABELS_ONLY = {
     "cluster.centroid_rate": 1.0,
     "cluster.damping": 0.0,
     "cluster.int8": False,
+    "cluster.learning_rate": LEARNING_RATE,
 }
 MODES: dict[str, dict[str, Any]] = {
     "float": {},
@@ -100,8 +102,6 @@ class Job:
 
     def recipe(self) -> Recipe:
         """The example's recipe under this mode, with all that is asked for."""
-        from edgepalette.pipeline.recipe import read_recipe
-
         options = {
             "seed": self.seed,
             "baseline.epochs": self.start_epochs,

@@ -10,12 +10,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from edgepalette.pipeline.recipe import LEARNING_RATE, Recipe
 
 from .accuracy_job import MODES, TASKS, Job
-
-if TYPE_CHECKING:
-    from edgepalette.pipeline.recipe import Recipe
 
 PEERS = Path(__file__).resolve().parent
 CLUSTERED_MODES = tuple(mode for mode in MODES if mode != "float")
@@ -190,7 +189,7 @@ def _kilobytes(cell: dict[str, Any] | None) -> str:
 def heading(job: Job, seeds: list[int]) -> str:
     """What one task's figures are and what they were measured on."""
     recipe = job.recipe()
-    budget = f"epochs {job.epochs}, Adam from {recipe.cluster.learning_rate:g} along a cosine to 0"
+    budget = f"epochs {job.epochs}, Adam from {LEARNING_RATE:g} along a cosine to 0"
     limited = f", trained on {job.limit} examples only" if job.limit else ""
     return (
         f"{job.task} on {recipe.data.source}: accuracy in %, {budget}, batches of {recipe.data.batch_size}{_augmentation(recipe)}{limited}; "
@@ -218,7 +217,8 @@ def _measured_on(job: Job) -> str:
 
 def notes(job: Job, cells: list[dict[str, Any]]) -> Iterator[str]:
     """What every tool did, by mode, and how sizes are counted."""
-    section = replace(job, mode="ours").recipe().cluster
+    recipe = replace(job, mode="ours").recipe()
+    section = recipe.cluster
     yield (
         f"tfmot: tensorflow-model-optimization {version('tensorflow-model-optimization')} on Keras 2, centroids start "
         "by K-means++ (its default), its stripped model as it is. It refreshes indices every step, leaves depthwise "
@@ -229,7 +229,9 @@ def notes(job: Job, cells: list[dict[str, Any]]) -> Iterator[str]:
     yield "refreshed: ours with indices assigned again every step, labels, centroid rate 1."
     yield (
         "ours: the recipe's defaults. Additions over refreshed: it learns the float start's outputs in place of the "
-        f"labels, centroids take {section.centroid_rate:g} of the optimizer's step, damping {section.damping:g}, "
+        f"labels{' (of both views, where images are mirrored)' if recipe.data.flip else ''}, the learning rate is larger "
+        f"for fewer than 16 clusters ({LEARNING_RATE:g} · √(16/K) in the mean over all weights of kernels), "
+        f"centroids take {section.centroid_rate:g} of the optimizer's step, damping {section.damping:g}, "
         f"trained as int8 runs: {'yes' if section.int8 else 'no'}."
     )
     yield (
@@ -238,7 +240,7 @@ def notes(job: Job, cells: list[dict[str, Any]]) -> Iterator[str]:
         "inputs at the end."
     )
     yield (
-        "All: same data, float start, order of batches, augmentation, Adam and learning rates. Tools draw Dropout's "
+        "All: same data, float start, order of batches, augmentation and Adam. Tools draw Dropout's "
         "masks for themselves."
     )
     for name, layers in _selected(cells).items():

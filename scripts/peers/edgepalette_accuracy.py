@@ -21,7 +21,7 @@ from accuracy_job import LOSS, TASKS, Job, configure_threads, last_kernels, resu
 from edgepalette import int8_twin, recalibrate_batchnorm, strip_clustering
 from edgepalette.cluster.weights import layer_weights
 from edgepalette.export.model_gains import model_gains
-from edgepalette.pipeline.cluster_stage import compile_clustered, plan_of
+from edgepalette.pipeline.cluster_stage import compile_clustered, learning_rate_of, plan_of
 from edgepalette.pipeline.data import Dataset
 from edgepalette.pipeline.models import load_model, save_model
 from edgepalette.pipeline.progress import Progress
@@ -64,7 +64,7 @@ def clustered(job: Job, data: Dataset) -> tuple[Any, dict[str, int], float]:
     task = task_of(model, data, LOSS)
     teacher = task.teacher(load_model(job.file)) if section.distill else None
     task = task if teacher is None else task.distilled()
-    schedule = Schedule.of(recipe, job.epochs, section.learning_rate)
+    schedule = Schedule.of(recipe, job.epochs, learning_rate_of(section, plan))
     trained = int8_twin(model).model if section.int8 else model
     compile_clustered(trained, plan, section, schedule, len(data.x_train), task)
     seconds = fit(trained, data, task, schedule, teacher)

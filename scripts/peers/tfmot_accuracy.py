@@ -22,6 +22,7 @@ from accuracy_job import LOSS, Job, configure_threads, last_kernels, result
 from keras2 import keras2_copy
 
 from edgepalette.pipeline.models import load_model
+from edgepalette.pipeline.recipe import LEARNING_RATE
 from edgepalette.pipeline.training import Epoch, Schedule, predict
 
 INITIALIZATION = tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS
@@ -86,7 +87,7 @@ def main(text: str) -> None:
     data, recipe = job.data(), job.recipe()
     start = keras2_copy(load_model(job.file), np.asarray(data.x_train[:PROBED], np.float32))
     model = wrapped(start, job)
-    schedule = Schedule.of(recipe, job.epochs, recipe.cluster.learning_rate)
+    schedule = Schedule.of(recipe, job.epochs, LEARNING_RATE)
     steps = schedule.epochs * math.ceil(len(data.x_train) / schedule.batch_size)
     rate = tf_keras.optimizers.schedules.CosineDecay(schedule.learning_rate, steps)
     model.compile(tf_keras.optimizers.Adam(rate), LOSS, metrics=["accuracy"])

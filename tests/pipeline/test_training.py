@@ -24,6 +24,7 @@ from edgepalette.pipeline.training import (
     LEAST_EPOCHS,
     MOST_EPOCHS,
     STEPS_WANTED,
+    Epoch,
     Schedule,
     adam,
     augment,
@@ -178,6 +179,23 @@ def test_another_seed_gives_another_training(data: Dataset, tmp_path: Path) -> N
     one, _ = trained(data, tmp_path / "a.npz", schedule=ONE_EPOCH)
     other, _ = trained(data, tmp_path / "b.npz", schedule=replace(ONE_EPOCH, seed=4))
     assert not np.array_equal(one.get_weights()[0], other.get_weights()[0])
+
+
+def test_where_images_are_mirrored_the_teacher_says_the_same_of_both_views() -> None:
+    images = np.random.default_rng(0).random((32, 5, 5, 1)).astype(np.float32)
+
+    def left(inputs: Any) -> Any:
+        return inputs[:, :, :2].mean(axis=(1, 2))
+
+    def taught(flip: bool) -> tuple[Any, Any]:
+        schedule = replace(SCHEDULE, batch_size=32, flip=flip, crop=0)
+        inputs, labels = Epoch(images, np.zeros(32), schedule, 0, left)[0]
+        return inputs, labels
+
+    inputs, labels = taught(flip=False)
+    np.testing.assert_array_equal(labels, left(inputs))
+    inputs, labels = taught(flip=True)
+    np.testing.assert_allclose(labels, (left(inputs) + left(inputs[:, :, ::-1])) / 2)
 
 
 def test_augmentation_mirrors_and_shifts_within_its_bounds() -> None:
