@@ -6,10 +6,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,11 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import EdgepaletteError, TargetError
-from ..export.crash import crash_name
+from ..errors import EdgepaletteError
+from .process import TIME_LIMIT_S, ask
 
 WARM_UP_RUNS = 10
-TIME_LIMIT_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -54,41 +50,15 @@ def run_file(request: Request, time_limit_s: float = TIME_LIMIT_S) -> Outcome:
 
     Raises TargetError if the runtime refuses the file, crashes or passes the time limit.
     """
-    with tempfile.TemporaryDirectory(prefix="edgepalette-") as folder:
-        asked, answered = Path(folder, "request.json"), Path(folder, "answer.npz")
-        asked.write_text(json.dumps({**asdict(request), "answer": str(answered)}))
-        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-        # -P: the folder the command is called from may hold an `evaluate` or a `numpy` of its own
-        command = [sys.executable, "-P", "-m", "edgepalette.evaluate.child", str(asked)]
-        try:
-            done = subprocess.run(  # noqa: S603 # our own interpreter and module
-                command, capture_output=True, timeout=time_limit_s, env=environment, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise TargetError(
-                f"{request.runtime} did not finish {request.file} within {time_limit_s:.0f} s"
-            ) from None
-        if done.returncode != 0 or not answered.exists():
-            raise TargetError(_failure(request, done))
-        with np.load(answered, allow_pickle=False) as answer:
-            ram = int(answer["ram_bytes"])
-            return Outcome(
-                answer["raw"],
-                answer["outputs"],
-                answer["times_ms"],
-                ram if ram >= 0 else None,
-                str(answer["version"]),
-            )
-
-
-def _failure(request: Request, done: subprocess.CompletedProcess[bytes]) -> str:
-    if done.returncode < 0:
-        name = crash_name(done.returncode)
-        return f"{request.runtime} crashed ({name}) on {request.file}; the file is damaged or hits a fault of the runtime"
-    lines = done.stderr.decode(errors="replace").strip().splitlines()
-    # native code says why on lines before the exception's
-    said = "; ".join(lines[-3:]) if lines else f"exit code {done.returncode}"
-    return f"{request.runtime} refused {request.file}; it said: {said[:500]}"
+    answer = ask("child", asdict(request), request.runtime, request.file, time_limit_s)
+    ram = int(answer["ram_bytes"])
+    return Outcome(
+        answer["raw"],
+        answer["outputs"],
+        answer["times_ms"],
+        ram if ram >= 0 else None,
+        str(answer["version"]),
+    )
 
 
 def main(path: str) -> int:

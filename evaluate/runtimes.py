@@ -81,6 +81,10 @@ class Runtime(ABC):
         return None
 
     @abstractmethod
+    def run_raw(self, inputs: list[NDArray[Any]], outputs: int) -> list[NDArray[Any]]:
+        """All outputs for all inputs, in the file's order and in the types it states."""
+
+    @abstractmethod
     def _feed(self, batch: NDArray[Any]) -> None: ...
 
     @abstractmethod
@@ -128,6 +132,14 @@ class TfliteRuntime(Runtime):
         self.entry = EndPoint(entry["dtype"], *entry["quantization"])
         self.exit = EndPoint(exit_["dtype"], *exit_["quantization"])
 
+    def run_raw(self, inputs: list[NDArray[Any]], outputs: int) -> list[NDArray[Any]]:
+        """See Runtime."""
+        for detail, values in zip(self.interpreter.get_input_details(), inputs, strict=True):
+            self.interpreter.set_tensor(detail["index"], values)
+        self.interpreter.invoke()
+        details = self.interpreter.get_output_details()[:outputs]
+        return [np.array(self.interpreter.get_tensor(detail["index"])) for detail in details]
+
     def _feed(self, batch: NDArray[Any]) -> None:
         self.interpreter.set_tensor(self._input, batch)
 
@@ -157,6 +169,12 @@ class OnnxRuntime(Runtime):
         self._fed: dict[str, Any] = {}
         self._result: Any = None
 
+    def run_raw(self, inputs: list[NDArray[Any]], outputs: int) -> list[NDArray[Any]]:
+        """See Runtime."""
+        names = [entry.name for entry in self.session.get_inputs()]
+        fed = dict(zip(names, inputs, strict=True))
+        return [np.asarray(part) for part in self.session.run(None, fed)[:outputs]]
+
     def _feed(self, batch: NDArray[Any]) -> None:
         self._fed = {self._name: batch}
 
@@ -181,6 +199,13 @@ class TflmRuntime(Runtime):
         )
         self.entry = self._end(self.interpreter.get_input_details(0))
         self.exit = self._end(self.interpreter.get_output_details(0))
+
+    def run_raw(self, inputs: list[NDArray[Any]], outputs: int) -> list[NDArray[Any]]:
+        """See Runtime."""
+        for place, values in enumerate(inputs):
+            self.interpreter.set_input(values, place)
+        self.interpreter.invoke()
+        return [np.array(self.interpreter.get_output(place)) for place in range(outputs)]
 
     def _feed(self, batch: NDArray[Any]) -> None:
         self.interpreter.set_input(batch, 0)

@@ -381,6 +381,47 @@ def inspect(file: Path, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("first", metavar="A", type=click.Path(path_type=Path))
+@click.argument("second", metavar="B", type=click.Path(path_type=Path))
+@click.option(
+    "--data", help="Its test inputs beside random ones: as run has it, or a .npy file of inputs."
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    default=16,
+    show_default=True,
+    help="Random inputs, and at most so many of --data.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the random inputs.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0),
+    help="Largest difference of two outputs, as real numbers. [none: equal bytes]",
+)
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def verify(
+    first: Path,
+    second: Path,
+    data: str | None,
+    samples: int,
+    seed: int,
+    tolerance: float | None,
+    as_json: bool,
+) -> None:
+    """Whether A and B (.tflite or .onnx) give the same outputs on every runtime that can run them; exit code 1 if not."""
+    from .verification import rows_of, said_of, verify_files
+
+    with _native_noise():
+        checks = verify_files(first, second, data, samples, seed, tolerance)
+    _print_table(rows_of(checks), as_json)
+    if not as_json:
+        click.echo(said_of(checks, first, second))
+    if any(check.same is False for check in checks):
+        raise SystemExit(1)
+
+
+@main.command()
 @click.argument("file", type=click.Path(path_type=Path), default="recipe.toml")
 def init(file: Path) -> None:
     """Write a recipe with every key, its default and what it means."""

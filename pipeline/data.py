@@ -66,6 +66,21 @@ def load_dataset(source: str) -> Dataset:
     return data
 
 
+def load_inputs(source: str) -> NDArray[np.float32]:
+    """Test inputs (N, …) of a data source, or those of a .npy file. Raises DataError or RecipeError."""
+    if not source.endswith(".npy"):
+        return np.asarray(load_dataset(source).x_test, np.float32)
+    try:
+        inputs = np.load(_existing(Path(source)), mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{source} must be a .npy file of numbers: {error}") from None
+    if inputs.ndim < 2 or not len(inputs) or inputs.dtype.kind not in "biuf":
+        raise DataError(
+            f"{source} must hold numbers of shape (N, …), got {inputs.dtype} of shape {inputs.shape}"
+        )
+    return np.asarray(inputs, np.float32)
+
+
 def fingerprint(source: str) -> str:
     """What tells this data from other data, without loading it."""
     if source.endswith(".npz"):

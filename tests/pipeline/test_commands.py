@@ -1,4 +1,4 @@
-"""The commands that look and do not run: targets, doctor, plan, inspect, compare, init."""
+"""The commands that look and do not train: targets, doctor, plan, inspect, verify, compare, init."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import Result
 
@@ -171,6 +172,40 @@ def test_inspect_says_which_files_it_reads(command: Command, tmp_path: Path) -> 
         result = command("inspect", tmp_path / name)
         assert result.exit_code == 2
         assert ".tflite, .onnx, .keras, .h5 file, got" in result.stderr
+        assert said in result.stderr
+
+
+def test_verify_tells_equal_files_from_others(
+    command: Command, finished: Any, npz: Path, tmp_path: Path
+) -> None:
+    files = [finished.path / "clusters-4" / f"{model}.tflite" for model in ("palette", "dense")]
+    inputs = tmp_path / "x.npy"
+    np.save(inputs, np.load(npz)["x_test"][:3])
+    for data, given in ((npz, 4), (inputs, 3)):
+        rows = json_of(command("verify", *files, "--data", data, "--samples", "4", "--json"))
+        assert [row["same"] for row in rows] == [True] * 3
+        assert {(row["samples"], row["differing"]) for row in rows} == {(4 + given, 0)}
+    told = command("verify", *files)
+    assert told.exit_code == 0
+    assert "agree on tflite, default kernels, tflite, reference kernels, TFLM" in told.stdout
+    other = finished.path / "clusters-16" / "palette.tflite"
+    told = command("verify", files[0], other)
+    assert told.exit_code == 1
+    assert "differ on tflite, default kernels" in told.stdout
+    assert command("verify", files[0], other, "--tolerance", "2").exit_code == 0
+
+
+def test_verify_says_which_inputs_it_takes(command: Command, finished: Any, tmp_path: Path) -> None:
+    file = finished.path / "clusters-4" / "dense.tflite"
+    (tmp_path / "text.npy").write_text("no array")
+    np.save(tmp_path / "names.npy", np.array([["a"]]))
+    for name, said in (
+        ("text.npy", "must be a .npy file of numbers"),
+        ("names.npy", r"must hold numbers of shape (N, …), got <U1 of shape (1, 1)"),
+        ("none.npy", "none.npy"),
+    ):
+        result = command("verify", file, file, "--data", tmp_path / name)
+        assert result.exit_code == 2
         assert said in result.stderr
 
 
