@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -41,8 +42,9 @@ class Check:
     """One runtime's verdict on two files.
 
     samples: inputs run. differing: bytes of outputs that differ, of `compared`; None across formats, whose numbers
-    differ in type. largest: difference of any two outputs as real numbers. same: whether that is within the tolerance,
-    or no byte differs without one; None if the runtime could run neither file, and `note` says why.
+    differ in type. largest: difference of any two outputs as real numbers, infinite if one is no number where the
+    other is. same: whether that is within the tolerance, or no byte differs without one; False if the runtime runs one
+    of the files only; None if it can run neither. `note` says why, or the runtime's version.
     """
 
     engine: str
@@ -60,7 +62,7 @@ class Check:
             "samples": self.samples,
             "bytes": self.compared,
             "differing": self.differing,
-            "largest_difference": self.largest,
+            "largest_difference": self.largest if math.isfinite(self.largest) else None,
             "same": self.same,
             "note": self.note,
         }
@@ -79,7 +81,7 @@ def compare_files(
     real_inputs: (N, …) examples beside `samples` random ones, for models of one input. tolerance: the largest
     difference of two outputs, as real numbers; None asks for equal bytes.
     Raises FormatError for files that are damaged or take other inputs, or of two formats without a tolerance; DataError
-    for inputs of another shape; TargetError if no runtime is installed or a runtime runs one of the files only.
+    for inputs of another shape; TargetError if no runtime is installed, or none runs a file.
     """
     formats = format_of(first), format_of(second)
     if formats[0] != formats[1] and tolerance is None:
@@ -189,27 +191,23 @@ def _check(
     signatures: tuple[Signature, Signature],
     tolerance: float | None,
 ) -> Check:
-    """Both files on one runtime. Raises TargetError if it runs the first only."""
+    """Both files on one runtime."""
     outputs = len(signatures[0].outputs)
     try:
         answer = _run(engine, files, outputs)
     except TargetError as error:
-        _refuse_if_one_runs(engine, files, outputs, error)
-        return Check(engine.name, 0, 0, None, 0.0, None, str(error))
+        same = False if any(_runs(engine, file, outputs) for file in files) else None
+        return Check(engine.name, 0, 0, None, 0.0 if same is None else math.inf, same, str(error))
     pairs = [(answer[f"f0y{place}"], answer[f"f1y{place}"]) for place in range(outputs)]
     return _verdict(engine.name, pairs, signatures, tolerance, str(answer["version"]))
 
 
-def _refuse_if_one_runs(
-    engine: Engine, files: list[list[str]], outputs: int, error: TargetError
-) -> None:
-    """A runtime that runs one file and not the other is no reason to leave it out."""
-    for file in files:
-        try:
-            _run(engine, [file], outputs)
-        except TargetError:
-            continue
-        raise TargetError(f"{engine.name} runs {file[0]} and not the other: {error}") from None
+def _runs(engine: Engine, file: list[str], outputs: int) -> bool:
+    try:
+        _run(engine, [file], outputs)
+    except TargetError:
+        return False
+    return True
 
 
 def _across(

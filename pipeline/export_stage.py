@@ -17,6 +17,7 @@ from . import layout
 from .files import replacing, write_bytes, write_json
 from .models import open_saved
 from .session import Session
+from .verification import prove_palette
 
 DEPLOY_SAMPLES = 16
 
@@ -37,9 +38,11 @@ def run_export(session: Session, clusters: int) -> None:
 
         samples = data.examples(recipe.export.calibration, recipe.seed)
         files = export_tflite(model, weights, samples, Tables(recipe.export.tables))
+        proof = _proof(session, "tflite", files.palette, files.dense)
         write_bytes(folder / "dense.tflite", files.dense)
         write_bytes(folder / "palette.tflite", files.palette)
         report["tflite"] = {
+            **proof,
             "stock_bytes": len(files.stock),
             "dense_bytes": len(files.dense),
             "palette_bytes": len(files.palette),
@@ -55,15 +58,29 @@ def run_export(session: Session, clusters: int) -> None:
         from ..export.onnx_palette import export_onnx
 
         onnx_files = export_onnx(model, weights)
+        proof = _proof(session, "onnx", onnx_files.palette, onnx_files.dense)
         write_bytes(folder / "dense.onnx", onnx_files.dense)
         write_bytes(folder / "palette.onnx", onnx_files.palette)
         report["onnx"] = {
+            **proof,
             "dense_bytes": len(onnx_files.dense),
             "palette_bytes": len(onnx_files.palette),
             "initializers": [asdict(entry) for entry in onnx_files.initializers],
         }
         _say_sizes(session, "onnx", report["onnx"])
     write_json(folder / layout.EXPORT_REPORT, report)
+
+
+def _proof(session: Session, form: str, palette: bytes, dense: bytes) -> dict[str, Any]:
+    """What shows that both files compute the same, for the report; said if nothing here can show it."""
+    found = prove_palette(palette, dense, form, session.data.examples(DEPLOY_SAMPLES, 0))
+    if isinstance(found, str):
+        session.progress.warn(f"the palette .{form} was not verified: {found}")
+        return {"verified": [], "unverified": found}
+    for check in found:
+        if check.same is None:
+            session.progress.detail(f"  not verified on {check.engine}: {check.note}")
+    return {"verified": [check.to_json() for check in found], "unverified": None}
 
 
 def _say_sizes(session: Session, form: str, report: dict[str, Any]) -> None:
