@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .cluster.plan import ClusterPlan, Override
     from .cluster.post_training import cluster_post_training
     from .cluster.sensitivity import sensitivities
+    from .cluster.student import Student, with_activations
     from .cluster.twin import int8_twin
     from .errors import EdgepaletteError
 
@@ -33,12 +34,14 @@ _PUBLIC = {
     "Initialization": "cluster.centroids",
     "Override": "cluster.plan",
     "Palette": "cluster.palette",
+    "Student": "cluster.student",
     "cluster_post_training": "cluster.post_training",
     "cluster_weights": "cluster.model",
     "int8_twin": "cluster.twin",
     "recalibrate_batchnorm": "cluster.batchnorm",
     "sensitivities": "cluster.sensitivity",
     "strip_clustering": "cluster.model",
+    "with_activations": "cluster.student",
 }
 
 __all__ = [
@@ -51,12 +54,14 @@ __all__ = [
     "Initialization",
     "Override",
     "Palette",
+    "Student",
     "cluster_post_training",
     "cluster_weights",
     "int8_twin",
     "recalibrate_batchnorm",
     "sensitivities",
     "strip_clustering",
+    "with_activations",
 ]
 
 

@@ -132,10 +132,7 @@ def int8_twin(model: Any) -> Twin:
             f"training as int8 runs needs a functional or Sequential model, got {type(model).__name__}; "
             "wrap it: keras.Model(inputs, model(inputs)) rounds its inputs at least"
         )
-    sequential = isinstance(model, keras.Sequential)
-    start, end = (model.inputs[0], model.outputs[0]) if sequential else (model.input, model.output)
-    # of the same layers, never compiled
-    plain = keras.Model(start, end, name=model.name)
+    plain = graph_of(model)
     rounded = _rounded_layers(plain)
     inputs = [keras.Input(batch_shape=x.shape, dtype=x.dtype, name=x.name) for x in plain.inputs]
     entries = {id(x): FakeQuantized()(x) for x in inputs if "float" in x.dtype}
@@ -157,6 +154,13 @@ def int8_twin(model: Any) -> Twin:
     return Twin(twin, tuple(sorted(rounded)), inner)
 
 
+def graph_of(model: Any) -> Any:
+    """A functional model of the same layers as a functional or Sequential one, called alike and never compiled."""
+    sequential = isinstance(model, keras.Sequential)
+    start, end = (model.inputs[0], model.outputs[0]) if sequential else (model.input, model.output)
+    return keras.Model(start, end, name=model.name)
+
+
 def _rounded_layers(model: Any) -> frozenset[str]:
     """Names of the layers whose outputs are tensors of an int8 file."""
     readers: dict[int, list[Any]] = defaultdict(list)
@@ -164,7 +168,8 @@ def _rounded_layers(model: Any) -> frozenset[str]:
     for node in nodes:
         for tensor in node.arguments.keras_tensors:
             readers[id(tensor)].append(node.operation)
-    ends = {id(tensor) for tensor in model.outputs}
+    # an output that others read is a tensor of the file like any other
+    ends = {id(tensor) for tensor in model.outputs if not readers[id(tensor)]}
     return frozenset(
         node.operation.name
         for node in nodes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..cluster.model import cluster_weights, strip_clustering
 from ..cluster.plan import ClusterPlan, Override, PlannedWeight
 from ..cluster.post_training import cluster_post_training
 from ..cluster.sensitivity import sensitivities
+from ..cluster.student import Student, with_activations
 from ..cluster.twin import int8_twin
 from ..errors import ExportError, ModelError
 from ..evaluate.metric import get_metric
@@ -96,31 +97,75 @@ def run_cluster(session: Session, clusters: int, key: str) -> None:
 def _train(
     session: Session, model: Any, plan: ClusterPlan, epochs: int, checkpoint: Path, key: str
 ) -> dict[str, Any]:
-    """Clustering-aware training, on the baseline's outputs if they are worth learning."""
+    """Clustering-aware training, on what the baseline computes if that is worth learning."""
     recipe, data = session.recipe, session.data
     section = recipe.cluster
-    teacher, obstacle = _teacher(session)
+    baseline, obstacle = _teacher(session)
     if obstacle:
         session.progress.say(f"  trained on the labels: {obstacle}")
-    task = session.task.distilled() if teacher is not None else session.task
-    trained, unrounded = _as_int8_runs(session, model) if section.int8 else (model, None)
+    task = session.task if baseline is None else session.task.distilled()
+    trainee = trainee_of(model, baseline, section, task, recipe.data.flip)
+    if trainee.obstacle:
+        session.progress.warn(f"activations are not rounded in training: {trainee.obstacle}")
+    elif trainee.unrounded:
+        session.progress.detail(f"  not rounded in training: {trainee.unrounded}")
     schedule = Schedule.of(recipe, epochs, learning_rate_of(section, plan))
-    compile_clustered(trained, plan, section, schedule, len(data.x_train), task)
+    compile_clustered(trainee.model, plan, section, schedule, len(data.x_train), task)
     labels = session.labels("train")
     history = train(
-        trained, data.x_train, labels, task, schedule, checkpoint, key, session.progress, teacher
+        trainee.model, data.x_train, labels, task, schedule, checkpoint, key, session.progress
     )
-    strip_clustering(trained)
+    strip_clustering(trainee.model)
     return {
         "history": history,
         "int8": section.int8,
-        "unrounded": unrounded,
-        "teacher": "labels" if teacher is None else "the baseline's outputs",
+        "unrounded": trainee.obstacle or trainee.unrounded,
+        "teacher": trainee.teacher,
         "teacher_obstacle": obstacle,
         "centroid_rate": section.centroid_rate,
         "damping": section.damping,
         "learning_rate": schedule.learning_rate,
     }
+
+
+@dataclass(frozen=True, eq=False)
+class Trainee:
+    """What is trained in place of a model whose layers it shares.
+
+    teacher: what it learns, for people. unrounded: what of int8 training stays float, or None. obstacle: why all does.
+    """
+
+    model: Any
+    teacher: str
+    unrounded: str | None
+    obstacle: str | None
+
+
+def trainee_of(
+    model: Any, baseline: Any | None, section: ClusterSection, task: Task, mirrored: bool
+) -> Trainee:
+    """The model as the recipe trains it: with its hidden activations, rounded, under the baseline.
+
+    baseline: the teacher, a model of the same layers; None for the labels.
+    """
+    hidden = 0
+    trained, unrounded, obstacle = model, None, None
+    if baseline is not None and section.hidden_weight:
+        baseline, trained = with_activations(baseline), with_activations(model)
+        hidden = len(trained.outputs) - 1 if trained is not model else 0
+    if section.int8:
+        try:
+            twin = int8_twin(trained)
+        except ModelError as error:
+            obstacle = f"every activation: {error}"
+        else:
+            trained = twin.model
+            unrounded = f"values inside {', '.join(twin.unrounded)}" if twin.unrounded else None
+    if baseline is None:
+        return Trainee(trained, "labels", unrounded, obstacle)
+    student = Student(trained, baseline, task.as_labels, mirrored, section.hidden_weight)
+    learnt = f"the baseline's outputs and {hidden} hidden activations" if hidden else "the baseline's outputs"  # fmt: skip
+    return Trainee(student, learnt, unrounded, obstacle)
 
 
 def learning_rate_of(section: ClusterSection, plan: ClusterPlan) -> float:
@@ -157,23 +202,8 @@ def compile_clustered(
     )
 
 
-def _as_int8_runs(session: Session, model: Any) -> tuple[Any, str | None]:
-    """(the model's twin with rounded activations, or the model itself; what of it stays float, for people)."""
-    try:
-        twin = int8_twin(model)
-    except ModelError as error:
-        left = f"every activation: {error}"
-        session.progress.warn(f"activations are not rounded in training: {left}")
-        return model, left
-    left = ", ".join(twin.unrounded)
-    if left:
-        left = f"values inside {left}"
-        session.progress.detail(f"  not rounded in training: {left}")
-    return twin.model, left or None
-
-
-def _teacher(session: Session) -> tuple[Any, str | None]:
-    """(the function whose outputs are learnt, or None for the labels; why the labels, if distilling was asked for)."""
+def _teacher(session: Session) -> tuple[Any | None, str | None]:
+    """(the model to learn from, or None for the labels; why the labels, if distilling was asked for)."""
     if not session.recipe.cluster.distill:
         return None, None
     obstacle = session.task.teacher_obstacle
@@ -181,8 +211,7 @@ def _teacher(session: Session) -> tuple[Any, str | None]:
         obstacle = "the baseline is near chance"
     if obstacle:
         return None, obstacle
-    baseline = open_saved(session.path(layout.BASELINE_MODEL), session.recipe.model.source)
-    return session.task.teacher(baseline), None
+    return open_saved(session.path(layout.BASELINE_MODEL), session.recipe.model.source), None
 
 
 def _cluster_only(session: Session, model: Any, plan: ClusterPlan) -> dict[str, Any]:

@@ -70,6 +70,7 @@ class ClusterSection(_Section):
     initialization: Initialization = Initialization.KMEANS
     aggregation: GradientAggregation = GradientAggregation.SUM
     distill: bool = True
+    hidden_weight: Annotated[float, Field(ge=0)] = 0.7
     centroid_rate: Annotated[float, Field(ge=0, le=1)] = 0.2
     damping: Annotated[float, Field(ge=0)] = 0.01
     refresh: bool = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -100,23 +99,14 @@ class Task:
             loss = keras.losses.CategoricalCrossentropy(from_logits=_from_logits(loss))
         return replace(self, loss=loss, soft=True)
 
-    def teacher(self, model: Any) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
-        """From inputs to a model's outputs, as `distilled` takes them for labels: probabilities, or values."""
+    def as_labels(self, outputs: Any) -> Any:
+        """A model's outputs as `distilled` takes them for labels: probabilities, or values."""
         import keras
-        import tensorflow as tf
 
-        @tf.function(reduce_retracing=True)  # type: ignore[untyped-decorator] # TF has no stubs
-        def outputs(inputs: Any) -> Any:
-            found = model(inputs, training=False)
-            if not self.classifies or not _from_logits(self.loss):
-                return found
-            return (
-                keras.ops.sigmoid(found)
-                if "binary" in _name(self.loss)
-                else keras.ops.softmax(found)
-            )
-
-        return lambda inputs: np.asarray(outputs(tf.convert_to_tensor(inputs)))
+        if not self.classifies or not _from_logits(self.loss):
+            return outputs
+        binary = "binary" in _name(self.loss)
+        return keras.ops.sigmoid(outputs) if binary else keras.ops.softmax(outputs)
 
     @property
     def loss_name(self) -> str:

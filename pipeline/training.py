@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,12 +83,10 @@ def train(
     checkpoint: Path,
     key: str,
     progress: Progress,
-    teacher: Callable[[NDArray[np.float32]], NDArray[np.float32]] | None = None,
 ) -> list[dict[str, Any]]:
     """Train a compiled model; one row of losses and metrics per epoch.
 
     inputs (N, …), labels: canonical, as Task.canonical gives them.
-    teacher: from a batch of inputs to what is learnt in place of the labels.
     Under a ClusteringOptimizer a row says what became of every clustered weight (`clustering`).
     checkpoint: written after every epoch; one with the same `key` is taken up, so that a training interrupted anywhere
     ends in the same bits as one that was not. Raises ModelError if the loss is no longer a number.
@@ -103,7 +101,7 @@ def train(
     steps = math.ceil(len(targets) / schedule.batch_size)
     with progress.bar("training", schedule.epochs * steps, len(history) * steps) as bar:
         for epoch in range(len(history), schedule.epochs):
-            batches = Epoch(inputs, targets, schedule, epoch, teacher)
+            batches = Epoch(inputs, targets, schedule, epoch)
             result = model.fit(
                 # Keras would shuffle batches by Python's global generator, whose state no checkpoint holds
                 batches,
@@ -179,11 +177,8 @@ def augment(
 class Epoch(keras.utils.PyDataset):
     """One epoch's batches: order and augmentation depend on seed, epoch and batch alone."""
 
-    def __init__(
-        self, x: NDArray[Any], y: NDArray[Any], schedule: Schedule, epoch: int, teacher: Any
-    ) -> None:
+    def __init__(self, x: NDArray[Any], y: NDArray[Any], schedule: Schedule, epoch: int) -> None:
         super().__init__()
-        self.teacher = teacher
         self.x, self.y, self.schedule, self.epoch = x, y, schedule, epoch
         self.order = np.random.default_rng([schedule.seed, epoch]).permutation(len(x))
 
@@ -195,15 +190,7 @@ class Epoch(keras.utils.PyDataset):
         chosen = self.order[batch * size : (batch + 1) * size]
         rng = np.random.default_rng([self.schedule.seed, self.epoch, batch])
         inputs = np.asarray(self.x[chosen], np.float32)
-        inputs = augment(inputs, self.schedule.flip, self.schedule.crop, rng)
-        return inputs, self.y[chosen] if self.teacher is None else self._taught(inputs)
-
-    def _taught(self, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-        """What the teacher says of the inputs: where mirroring changes no label, of both views, who err less than one."""
-        taught = self.teacher(inputs)
-        if not self.schedule.flip:
-            return np.asarray(taught)
-        return np.asarray((taught + self.teacher(inputs[:, :, ::-1])) / 2)
+        return augment(inputs, self.schedule.flip, self.schedule.crop, rng), self.y[chosen]
 
 
 class _Advance(keras.callbacks.Callback):

@@ -228,8 +228,9 @@ def notes(job: Job, cells: list[dict[str, Any]]) -> Iterator[str]:
     yield "frozen: ours with the first indices kept (training before tfmot's PR #519), labels, centroid rate 1."
     yield "refreshed: ours with indices assigned again every step, labels, centroid rate 1."
     yield (
-        "ours: the recipe's defaults. Additions over refreshed: it learns the float start's outputs in place of the "
-        f"labels{' (of both views, where images are mirrored)' if recipe.data.flip else ''}, the learning rate is larger "
+        "ours: the recipe's defaults. Additions over refreshed: it learns the float start's outputs"
+        f"{' (the mean of mirrored views)' if recipe.data.flip else ''} and hidden activations (weight "
+        f"{section.hidden_weight:g}) in place of the labels, the learning rate is larger "
         f"for fewer than 16 clusters ({LEARNING_RATE:g} · √(16/K) in the mean over all weights of kernels), "
         f"centroids take {section.centroid_rate:g} of the optimizer's step, damping {section.damping:g}, "
         f"trained as int8 runs: {'yes' if section.int8 else 'no'}."

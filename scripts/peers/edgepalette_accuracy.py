@@ -18,10 +18,15 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 import keras
 from accuracy_job import LOSS, TASKS, Job, configure_threads, last_kernels, result
 
-from edgepalette import int8_twin, recalibrate_batchnorm, strip_clustering
+from edgepalette import recalibrate_batchnorm, strip_clustering
 from edgepalette.cluster.weights import layer_weights
 from edgepalette.export.model_gains import model_gains
-from edgepalette.pipeline.cluster_stage import compile_clustered, learning_rate_of, plan_of
+from edgepalette.pipeline.cluster_stage import (
+    compile_clustered,
+    learning_rate_of,
+    plan_of,
+    trainee_of,
+)
 from edgepalette.pipeline.data import Dataset
 from edgepalette.pipeline.models import load_model, save_model
 from edgepalette.pipeline.progress import Progress
@@ -32,12 +37,12 @@ from edgepalette.pipeline.training import Schedule, adam, calibration_batches, p
 QUIET = Progress(-1)
 
 
-def fit(model: Any, data: Dataset, task: Task, schedule: Schedule, teacher: Any = None) -> float:
+def fit(model: Any, data: Dataset, task: Task, schedule: Schedule) -> float:
     """Train a compiled model; the seconds it took."""
     with tempfile.TemporaryDirectory() as folder:
         state = Path(folder, "state.npz")
         began = time.perf_counter()
-        train(model, data.x_train, data.y_train, task, schedule, state, "", QUIET, teacher)
+        train(model, data.x_train, data.y_train, task, schedule, state, "", QUIET)
         return time.perf_counter() - began
 
 
@@ -62,12 +67,12 @@ def clustered(job: Job, data: Dataset) -> tuple[Any, dict[str, int], float]:
     section = selected(job, recipe.cluster, model)
     plan = plan_of(model, job.clusters[0], section, model_gains(model), job.seed)
     task = task_of(model, data, LOSS)
-    teacher = task.teacher(load_model(job.file)) if section.distill else None
-    task = task if teacher is None else task.distilled()
+    baseline = load_model(job.file) if section.distill else None
+    task = task if baseline is None else task.distilled()
     schedule = Schedule.of(recipe, job.epochs, learning_rate_of(section, plan))
-    trained = int8_twin(model).model if section.int8 else model
+    trained = trainee_of(model, baseline, section, task, recipe.data.flip).model
     compile_clustered(trained, plan, section, schedule, len(data.x_train), task)
-    seconds = fit(trained, data, task, schedule, teacher)
+    seconds = fit(trained, data, task, schedule)
     strip_clustering(trained)
     recalibrate_batchnorm(model, calibration_batches(data, job.seed))
     return model, {planned.weight.name: planned.clusters for planned in plan.clustered}, seconds

@@ -93,7 +93,7 @@ def main(text: str) -> None:
     model.compile(tf_keras.optimizers.Adam(rate), LOSS, metrics=["accuracy"])
     began = time.perf_counter()
     for epoch in range(schedule.epochs):
-        batches = Epoch(data.x_train, data.y_train, schedule, epoch, None)
+        batches = Epoch(data.x_train, data.y_train, schedule, epoch)
         model.fit(Batches(batches), verbose=0, shuffle=False)
     seconds = time.perf_counter() - began
     clusters = clusters_of(model)
