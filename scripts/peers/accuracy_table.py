@@ -225,10 +225,10 @@ def notes(job: Job, cells: list[dict[str, Any]]) -> Iterator[str]:
         "kernels dense, runs BatchNorm and Dropout of whole models in inference mode while training, and does not "
         "recalibrate BatchNorm."
     )
-    yield "frozen: ours with the first indices kept (training before tfmot's PR #519), labels, centroid rate 1."
-    yield "refreshed: ours with indices assigned again every step, labels, centroid rate 1."
+    yield "frozen: our training as tfmot's was before its PR #519: first indices kept, K-means++, labels, centroid rate 1."
+    yield "refreshed: the same with indices assigned again every step, as since that PR."
     yield (
-        "ours: the recipe's defaults. Additions over refreshed: it learns the float start's outputs"
+        "ours: the recipe's defaults. Additions over refreshed: centroids start by k-means to its end, it learns the float start's outputs"
         f"{' (the mean of mirrored views)' if recipe.data.flip else ''} and hidden activations (weight "
         f"{section.hidden_weight:g}) in place of the labels, the learning rate is larger "
         f"for fewer than 16 clusters ({LEARNING_RATE:g} · √(16/K) in the mean over all weights of kernels), "
@@ -236,9 +236,8 @@ def notes(job: Job, cells: list[dict[str, Any]]) -> Iterator[str]:
         f"trained as int8 runs: {'yes' if section.int8 else 'no'}."
     )
     yield (
-        "frozen, refreshed and ours: centroids start by k-means, kernels are clustered with BatchNorm's signs, "
-        "depthwise kernels get at least 16 clusters in rows of whole models, BatchNorm is recalibrated on training "
-        "inputs at the end."
+        "frozen, refreshed and ours: kernels are clustered with BatchNorm's signs, depthwise kernels get at least 16 "
+        "clusters in rows of whole models, BatchNorm is recalibrated on training inputs at the end."
     )
     yield (
         "All: same data, float start, order of batches, augmentation and Adam. Tools draw Dropout's "
