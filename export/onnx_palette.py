@@ -57,6 +57,7 @@ def export_onnx(model: Any, weights: Sequence[ClusteredWeight]) -> OnnxFiles:
     """
     dense = _convert(model)
     palettes = _find_palettes(dense.graph, weights)
+    _take_values(dense.graph, palettes)
     palette = onnx.ModelProto()
     palette.CopyFrom(dense)
     reports = _insert_palettes(palette.graph, palettes)
@@ -164,7 +165,7 @@ def _canonical(proto: Any) -> Any:
             continue
         if not inputs_done:
             waiting.append((name, True))
-            sources = [*node.input, *_captured(node)]
+            sources = [*node.input, *captured_names(node)]
             waiting.extend((source, False) for source in reversed(sources) if source)
             continue
         placed.add(node.output[0])
@@ -175,8 +176,8 @@ def _canonical(proto: Any) -> Any:
         initializer.name = names[initializer.name]
     for node in nodes:
         _rename(node, names)
-    _replace(graph.node, nodes)
-    _replace(graph.initializer, initializers)
+    replace_entries(graph.node, nodes)
+    replace_entries(graph.initializer, initializers)
     del graph.value_info[:]
     for value in (*graph.input, *graph.output):
         for size in value.type.tensor_type.shape.dim:
@@ -192,13 +193,13 @@ def _bodies(node: Any) -> Iterator[Any]:
             yield attribute.g
 
 
-def _captured(node: Any) -> list[str]:
+def captured_names(node: Any) -> list[str]:
     """Names its bodies read from outside."""
     found: list[str] = []
     for body in _bodies(node):
         own = {value.name for value in (*body.input, *body.initializer)}
         own |= {output for inner in body.node for output in inner.output}
-        read = [name for inner in body.node for name in (*inner.input, *_captured(inner))]
+        read = [name for inner in body.node for name in (*inner.input, *captured_names(inner))]
         read += [value.name for value in body.output]
         found += [name for name in dict.fromkeys(read) if name and name not in own]
     return found
@@ -216,7 +217,7 @@ def _rename(node: Any, names: Mapping[str, str]) -> None:
             _rename(inner, names)
 
 
-def _replace(field: Any, entries: Sequence[Any]) -> None:
+def replace_entries(field: Any, entries: Sequence[Any]) -> None:
     """New content for a repeated field; entries of the old content may be among it."""
     copies = [type(entry).FromString(entry.SerializeToString()) for entry in entries]
     del field[:]
@@ -280,8 +281,8 @@ def _insert_palettes(
             constants.forget()
             kept.append(initializer)
             reports.append(_report(name, values, "dense", dense_bytes, reason))
-    _replace(graph.node, [*nodes, *graph.node])
-    _replace(graph.initializer, [*kept, *constants.kept])
+    replace_entries(graph.node, [*nodes, *graph.node])
+    replace_entries(graph.initializer, [*kept, *constants.kept])
     return reports
 
 
@@ -306,7 +307,16 @@ def _match(
 
 def _palette(match: GainMatch) -> Palette:
     shared = Palette.of(match.weight, match.axis)
-    return Palette(shared.codes, shared.table, match.gains.astype(np.float32), match.axis)
+    table = shared.table.astype(np.float32)
+    return Palette(shared.codes, table, match.gains.astype(np.float32), match.axis)
+
+
+def _take_values(graph: onnx.GraphProto, palettes: Mapping[str, Palette]) -> None:
+    """Initializers as the palettes compute them: the converter multiplied in another order, and may be an ulp off."""
+    for initializer in graph.initializer:
+        if initializer.name in palettes:
+            values = palettes[initializer.name].weights()
+            initializer.CopyFrom(numpy_helper.from_array(values, initializer.name))
 
 
 class _Constants:
@@ -365,7 +375,7 @@ def _chain(name: str, prefix: str, palette: Palette, constants: _Constants) -> l
             piece = node("BitShift", [piece, uint8(offset)], direction="LEFT")
         whole = node("Add", [whole, piece]) if whole else piece
     codes = node("Cast", [whole], to=TensorProto.INT32)
-    flat = node("Gather", [constants.add(palette.table.astype(np.float32)), codes])
+    flat = node("Gather", [constants.add(palette.table), codes])
     shape = constants.add(np.array(palette.codes.shape, np.int64))
     if np.all(palette.scale == 1):
         node("Reshape", [flat, shape], output=name)

@@ -381,6 +381,27 @@ def inspect(file: Path, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The plain file. [FILE-plain]")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def expand(file: Path, out: Path | None, as_json: bool) -> None:
+    """Write a palette .tflite or .onnx FILE as a plain one, for tools that know no palettes."""
+    from .expansion import expand_file
+
+    with _native_noise():
+        made = expand_file(file, out)
+    proved = made.checks if isinstance(made.checks, list) else []
+    if as_json:
+        sizes = {"palette_bytes": made.palette_bytes, "plain_bytes": made.plain_bytes}
+        checks = [check.to_json() for check in proved]
+        click.echo(json.dumps({"file": str(made.file), **sizes, "verified": checks}, indent=2))
+        return
+    click.echo(f"{made.file}: {made.plain_bytes} B, {made.palette_bytes} B with palettes")
+    same = ", ".join(check.engine for check in proved if check.same)
+    click.echo(f"equal outputs on {same}" if same else f"not verified: {made.checks}")
+
+
+@main.command()
 @click.argument("first", metavar="A", type=click.Path(path_type=Path))
 @click.argument("second", metavar="B", type=click.Path(path_type=Path))
 @click.option(

@@ -1,4 +1,4 @@
-"""The commands that look and do not train: targets, doctor, plan, inspect, verify, compare, init."""
+"""The commands that look and do not train: targets, doctor, plan, inspect, verify, expand, compare, init."""
 
 from __future__ import annotations
 
@@ -193,6 +193,29 @@ def test_verify_tells_equal_files_from_others(
     assert told.exit_code == 1
     assert "differ on tflite, default kernels" in told.stdout
     assert command("verify", files[0], other, "--tolerance", "2").exit_code == 0
+
+
+@pytest.mark.parametrize("form", ["tflite", "onnx"])
+def test_expand_writes_a_plain_file_that_runs_alike(
+    command: Command, finished: Any, tmp_path: Path, form: str
+) -> None:
+    folder = finished.path / "clusters-4"
+    palette = tmp_path / f"p.{form}"
+    palette.write_bytes((folder / f"palette.{form}").read_bytes())
+    made = json_of(command("expand", palette, "--json"))
+    plain = tmp_path / f"p-plain.{form}"
+    assert made["file"] == str(plain)
+    assert made["plain_bytes"] == plain.stat().st_size > made["palette_bytes"]
+    assert all(check["same"] for check in made["verified"])
+    assert command("verify", plain, folder / f"dense.{form}").exit_code == 0
+    assert json_of(command("inspect", plain, "--json"))["palettes"] == 0
+    again = command("expand", plain, "--out", tmp_path / f"q.{form}")
+    assert again.exit_code == 2
+    assert "which has none" in again.stderr
+    assert not (tmp_path / f"q.{form}").exists()
+    other = command("expand", palette, "--out", tmp_path / "q.bin")
+    assert other.exit_code == 2
+    assert f"must end in .{form}" in other.stderr
 
 
 def test_verify_says_which_inputs_it_takes(command: Command, finished: Any, tmp_path: Path) -> None:
