@@ -30,8 +30,8 @@ BIAS_INPUT: dict[int, int] = {
 def lean(model: Model) -> Model:
     """The same computation without names, signatures, metadata, ranges and repeated data.
 
-    Unused buffers and operator codes go, equal constants share a buffer, an int32 bias states no scale of its own
-    (the loader restores it for runtimes whose fast kernels ask for it).
+    Unused buffers and operator codes go, equal constants share a buffer, an int32 bias states no scales per channel
+    (the loader restores them for runtimes whose fast kernels ask for them).
     """
     codes = _used_codes(model)
     buffers = _Buffers()
@@ -115,6 +115,7 @@ def _lean_quantization(tensor: Tensor, is_bias: bool) -> QuantizationParameters 
     quantization = tensor.quantization
     if quantization is None or quantization.scale is None or not quantization.scale.size:
         return None
-    if is_bias and tensor.type == TensorType.INT32:
+    # a single scale is little, and TFLM refuses some operators of one weight scale without it
+    if is_bias and tensor.type == TensorType.INT32 and quantization.scale.size > 1:
         return None
     return replace(quantization, min=None, max=None)

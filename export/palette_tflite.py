@@ -24,6 +24,8 @@ from .tflite_schema import (
     write_model,
 )
 
+# what TFLM's DECODE gives and operators take for weights
+PALETTE_TYPES = (TensorType.INT8, TensorType.FLOAT32)
 # a tensor that saves this much surely pays for its DECODE, whose fixed cost is well below
 SURE_SAVING = 512
 
@@ -83,14 +85,14 @@ class PaletteFile:
 
 
 def palettize(model: Model, tables: Tables = Tables.SHARED) -> PaletteFile:
-    """The palette file of a lean int8 model: every weight encoded for which that makes the file smaller."""
+    """The palette file of a lean model: every int8 or float32 weight encoded for which that makes the file smaller."""
     graph = model.subgraphs[0]
     chosen: list[Encoding] = []
     reports: dict[int, TensorReport] = {}
     doubtful: list[Encoding] = []
     for number in weight_tensors(model):
         values = constant(model, graph.tensors[number])
-        if values is None or graph.tensors[number].type != TensorType.INT8:
+        if values is None or graph.tensors[number].type not in PALETTE_TYPES:
             continue
         encoding = _smallest(number, values, graph.tensors[number], tables)
         if encoding is None:

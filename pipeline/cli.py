@@ -382,6 +382,70 @@ def inspect(file: Path, as_json: bool) -> None:
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--clusters",
+    type=int,
+    default=16,
+    show_default=True,
+    help="Shared values per weight, 2-256; 16 at least for depthwise ones.",
+)
+@click.option(
+    "--tables",
+    type=click.Choice(["shared", "per-channel"]),
+    default="shared",
+    show_default=True,
+    help="Value tables.",
+)
+@click.option(
+    "--data", help="Test inputs to compare decisions on: as run has it, or a .npy file of inputs."
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="At most so many of them.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="The palette file. [FILE-palette]")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def palettize(
+    file: Path,
+    clusters: int,
+    tables: str,
+    data: str | None,
+    samples: int,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Give the weights of a finished .tflite FILE shared values, without training, and write them as palettes."""
+    from ..export.palette_tflite import Tables
+    from .palettizing import palettize_file
+
+    with _native_noise():
+        made = palettize_file(file, clusters, Tables(tables), data, samples, out)
+    proved = made.checks if isinstance(made.checks, list) else []
+    if as_json:
+        found = {
+            "file": str(made.file),
+            "file_bytes": made.file_bytes,
+            "palette_bytes": made.palette_bytes,
+            "agreement": made.agreement,
+            "samples": made.samples,
+            "tensors": made.tensors,
+            "verified": [check.to_json() for check in proved],
+        }
+        click.echo(json.dumps(found, indent=2))
+        return
+    _print_table(made.tensors, as_json)
+    part = made.palette_bytes / made.file_bytes
+    click.echo(f"{made.file}: {made.palette_bytes} B, {part:.3f} of {file} ({made.file_bytes} B)")
+    if made.agreement is not None:
+        click.echo(f"decides as {file} on {100 * made.agreement:.2f} % of {made.samples} inputs")
+    _say_proof(made.checks)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="The plain file. [FILE-plain]")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def expand(file: Path, out: Path | None, as_json: bool) -> None:
@@ -397,8 +461,18 @@ def expand(file: Path, out: Path | None, as_json: bool) -> None:
         click.echo(json.dumps({"file": str(made.file), **sizes, "verified": checks}, indent=2))
         return
     click.echo(f"{made.file}: {made.plain_bytes} B, {made.palette_bytes} B with palettes")
-    same = ", ".join(check.engine for check in proved if check.same)
-    click.echo(f"equal outputs on {same}" if same else f"not verified: {made.checks}")
+    _say_proof(made.checks)
+
+
+def _say_proof(checks: Any) -> None:
+    """What `prove_palette` found, for people."""
+    if isinstance(checks, str):
+        click.echo(f"not verified: {checks}")
+        return
+    click.echo(f"runs as its dense form on {', '.join(c.engine for c in checks if c.same)}")
+    for check in checks:
+        if check.same is None:
+            click.echo(f"not verified on {check.engine}: {check.note}")
 
 
 @main.command()

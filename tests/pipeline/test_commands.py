@@ -1,4 +1,4 @@
-"""The commands that look and do not train: targets, doctor, plan, inspect, verify, expand, compare, init."""
+"""The commands that look and do not train: targets, doctor, plan, inspect, verify, expand, palettize, compare, init."""
 
 from __future__ import annotations
 
@@ -216,6 +216,35 @@ def test_expand_writes_a_plain_file_that_runs_alike(
     other = command("expand", palette, "--out", tmp_path / "q.bin")
     assert other.exit_code == 2
     assert f"must end in .{form}" in other.stderr
+
+
+def test_palettize_gives_a_finished_file_shared_values(
+    command: Command, finished: Any, npz: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "plain.tflite"
+    file.write_bytes((finished.path / "clusters-16" / "dense.tflite").read_bytes())
+    made = json_of(command("palettize", file, "--clusters", "4", "--data", npz, "--json"))
+    palette = tmp_path / "plain-palette.tflite"
+    assert made["file"] == str(palette)
+    assert made["palette_bytes"] == palette.stat().st_size < made["file_bytes"]
+    assert (made["samples"], all(check["same"] for check in made["verified"])) == (60, True)
+    assert 0.5 < made["agreement"] <= 1
+    assert {row["shared"] for row in made["tensors"]} == {4}
+    other = tmp_path / "other.npy"
+    np.save(other, np.zeros((2, 3), np.float32))
+    told = command("palettize", file, "--clusters", "4", "--out", tmp_path / "q.tflite")
+    assert told.exit_code == 0
+    assert f"{made['palette_bytes']} B" in told.stdout
+    for options, said in (
+        ((tmp_path / "none.tflite",), "which is no file"),
+        ((npz,), "palettize reads a .tflite file"),
+        ((file, "--clusters", "1"), "2"),
+        ((file, "--data", other), "must hold inputs for a model that takes (1, 8, 8, 1)"),
+    ):
+        result = command("palettize", *options, "--out", tmp_path / "r.tflite")
+        assert result.exit_code == 2
+        assert said in result.stderr
+        assert not (tmp_path / "r.tflite").exists()
 
 
 def test_verify_says_which_inputs_it_takes(command: Command, finished: Any, tmp_path: Path) -> None:

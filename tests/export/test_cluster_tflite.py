@@ -1,0 +1,135 @@
+"""Finished .tflite files get shared values: int8 and float, nothing else changed, on every runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from edgepalette.cluster.kmeans import kmeans
+from edgepalette.cluster.nearest import nearest_reference
+from edgepalette.cluster.sample import Sample
+from edgepalette.evaluate.comparison import compare_files
+from edgepalette.export.cluster_tflite import cluster_tflite
+from edgepalette.export.convert import batch_one, convert_float
+from edgepalette.export.lean import lean
+from edgepalette.export.palette_tflite import palettize
+from edgepalette.export.tflite import TfliteFiles
+from edgepalette.export.tflite_schema import Model, constant, read_model, write_model
+
+Exported = Callable[[str, int], TfliteFiles]
+
+
+@pytest.fixture(scope="module")
+def int8(exported: Exported) -> Model:
+    """As TensorFlow's converter writes it."""
+    return read_model(exported("small", 64).stock)
+
+
+@pytest.fixture(scope="module")
+def real() -> Model:
+    """A float file with a convolution, a depthwise one and a dense layer."""
+    keras.utils.set_random_seed(0)
+    layers = keras.layers
+    model = keras.Sequential(
+        [
+            keras.Input((9, 9, 3)),
+            layers.Conv2D(24, 3, activation="relu"),
+            layers.DepthwiseConv2D(3),
+            layers.Flatten(),
+            layers.Dense(6),
+        ]
+    )
+    return read_model(convert_float(batch_one(model)))
+
+
+@pytest.mark.parametrize("clusters", [2, 16, 100])
+@pytest.mark.parametrize("kind", ["int8", "real"])
+def test_weights_share_values_and_all_else_stays(
+    request: pytest.FixtureRequest, kind: str, clusters: int
+) -> None:
+    model: Model = request.getfixturevalue(kind)
+    clustered, reports = cluster_tflite(model, clusters)
+    changed = {report.tensor: report for report in reports if not report.reason}
+    assert changed
+    for number, (tensor, other) in enumerate(
+        zip(model.subgraphs[0].tensors, clustered.subgraphs[0].tensors, strict=True)
+    ):
+        before, after = constant(model, tensor), constant(clustered, other)
+        if number not in changed:
+            assert tensor.buffer == other.buffer
+            continue
+        assert before is not None
+        assert after is not None
+        report = changed[number]
+        assert len(np.unique(after)) == report.after <= max(clusters, 16)
+        assert after.dtype == before.dtype
+        assert tensor.quantization is other.quantization
+        assert 0 < report.error < 1
+    assert model.subgraphs[0].operators is clustered.subgraphs[0].operators
+
+
+def test_channels_count_by_their_scales(int8: Model) -> None:
+    """Less is lost in real numbers than by k-means on the whole numbers themselves."""
+    _, (report, *_) = cluster_tflite(int8, 4)
+    tensor = int8.subgraphs[0].tensors[report.tensor]
+    assert tensor.quantization is not None
+    assert tensor.quantization.scale is not None
+    scale = tensor.quantization.scale
+    assert len(scale) > 1
+    values = constant(int8, tensor)
+    clustered, _ = cluster_tflite(int8, 4)
+    after = constant(clustered, clustered.subgraphs[0].tensors[report.tensor])
+    assert values is not None
+    assert after is not None
+    along = [
+        -1 if axis == tensor.quantization.quantized_dimension else 1 for axis in range(values.ndim)
+    ]
+    lost = ((after.astype(float) - values.astype(float)) * scale.reshape(along)) ** 2
+    # whole numbers by plain k-means on the integers, every channel alike
+    table = np.unique(np.rint(kmeans(Sample.of(values.astype(float)), 4)))
+    alike = table[nearest_reference(values.astype(np.float32), table.astype(np.float32))]
+    assert lost.sum() <= (((alike - values) * scale.reshape(along)) ** 2).sum() * 1.01
+
+
+@pytest.mark.parametrize("kind", ["int8", "real"])
+def test_the_palette_runs_as_its_dense_form_everywhere(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    model, _ = cluster_tflite(request.getfixturevalue(kind), 16)
+    dense = lean(model)
+    made = palettize(dense)
+    assert any(report.encoding == "shared" for report in made.tensors)
+    files = [tmp_path / "palette.tflite", tmp_path / "dense.tflite"]
+    files[0].write_bytes(made.data)
+    files[1].write_bytes(write_model(dense))
+    assert files[0].stat().st_size < files[1].stat().st_size
+    checks = compare_files(files[0], files[1])
+    assert [check.same for check in checks] == [True] * 3, checks
+
+
+@pytest.mark.parametrize(("name", "most"), [("ic", 0.485), ("kws", 0.39)])
+def test_mlperf_tinys_files_shrink_and_run(
+    shared: Path, tmp_path: Path, name: str, most: float
+) -> None:
+    """IC's fully connected weights have one scale: TFLM refuses them without their bias' own."""
+    original = (shared / "models" / f"mlperf_tiny_{name}_int8.tflite").read_bytes()
+    model, reports = cluster_tflite(read_model(original), 16)
+    assert len(reports) == 10
+    assert not any(report.reason for report in reports)
+    dense = lean(model)
+    files = [tmp_path / "palette.tflite", tmp_path / "dense.tflite"]
+    files[0].write_bytes(palettize(dense).data)
+    files[1].write_bytes(write_model(dense))
+    assert files[0].stat().st_size <= most * len(original)
+    assert [check.same for check in compare_files(files[0], files[1])] == [True] * 3
+
+
+def test_a_weight_of_few_values_is_left_alone_and_named(exported: Exported) -> None:
+    model = read_model(exported("small", 4).dense)
+    clustered, reports = cluster_tflite(model, 16)
+    assert {report.reason for report in reports} == {"it has no more values than clusters"}
+    assert write_model(clustered) == write_model(model)
