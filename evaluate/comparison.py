@@ -253,8 +253,8 @@ def _bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
 def _distance(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> float:
     """The largest difference; infinite if one is no number where the other is."""
     ours, theirs = ours.reshape(-1), theirs.reshape(-1)
-    nowhere = np.isnan(ours) & np.isnan(theirs) | (ours == theirs)
-    if nowhere.all():
+    equal = np.isnan(ours) & np.isnan(theirs) | (ours == theirs)
+    if equal.all():
         return 0.0
-    found = np.abs(ours - theirs)[~nowhere]
+    found = np.abs(ours - theirs)[~equal]
     return float("inf") if np.isnan(found).any() else float(found.max())

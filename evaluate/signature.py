@@ -101,7 +101,7 @@ def _of_tflite(model: Model) -> Signature:
 
 
 def _port(tensor: Tensor) -> Port:
-    name = (tensor.name or b"").decode(errors="replace")
+    name = tensor.label
     if tensor.type == TensorType.BOOL:
         return Port(name, tensor.dims, "bool")
     if tensor.type not in NUMPY_TYPES:
@@ -117,12 +117,10 @@ def _port(tensor: Tensor) -> Port:
 
 def _of_onnx(path: Path) -> Signature:
     import onnx
-    from google.protobuf.message import DecodeError
 
-    try:
-        graph = onnx.load_model_from_string(path.read_bytes()).graph
-    except DecodeError as error:
-        raise FormatError(f"{path} must be an ONNX file: {error}") from None
+    from ..export.onnx_file import read_onnx
+
+    graph = read_onnx(path.read_bytes(), path).graph
     constants = {initializer.name for initializer in graph.initializer}
 
     def port(value: Any) -> Port:

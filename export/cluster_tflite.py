@@ -13,7 +13,7 @@ from ..cluster.nearest import nearest_reference
 from ..cluster.plan import LEAST_DEPTHWISE_CLUSTERS
 from ..cluster.sample import Sample
 from .palette_tflite import PALETTE_TYPES
-from .requantize import WEIGHTS_INPUT
+from .requantize import weights_read
 from .tflite_schema import Buffer, Model, Op, Tensor, constant
 
 
@@ -43,7 +43,7 @@ def cluster_tflite(model: Model, clusters: int) -> tuple[Model, tuple[ClusteredT
     graph = model.subgraphs[0]
     tensors, buffers = list(graph.tensors), list(model.buffers)
     reports = []
-    for number, operator in sorted(_weights(model).items()):
+    for number, operator in sorted(weights_read(model).items()):
         tensor = graph.tensors[number]
         values = constant(model, tensor)
         if values is None or tensor.type not in PALETTE_TYPES:
@@ -68,21 +68,6 @@ def cluster_tflite(model: Model, clusters: int) -> tuple[Model, tuple[ClusteredT
     return replace(model, subgraphs=(whole, *model.subgraphs[1:]), buffers=tuple(buffers)), tuple(
         reports
     )
-
-
-def _weights(model: Model) -> dict[int, int]:
-    """By tensor that an operator of the first subgraph reads as its weights, the operator."""
-    graph = model.subgraphs[0]
-    found: dict[int, int] = {}
-    for op in graph.operators:
-        code = model.operator_codes[op.opcode_index].code
-        place = WEIGHTS_INPUT.get(code)
-        if place is not None and op.inputs is not None and place < len(op.inputs):
-            number = int(op.inputs[place])
-            # computed weights have no data to cluster
-            if number >= 0 and model.buffers[graph.tensors[number].buffer].data:
-                found[number] = code
-    return found
 
 
 def _scales(tensor: Tensor, values: NDArray[Any]) -> NDArray[np.float64]:
@@ -116,7 +101,7 @@ def _report(
     error = float(np.sqrt(lost / whole)) if whole else 0.0
     return ClusteredTensor(
         number,
-        _name(tensor),
+        tensor.label,
         values.shape,
         len(np.unique(values)),
         len(np.unique(clustered)),
@@ -127,8 +112,4 @@ def _report(
 
 def _kept(number: int, tensor: Tensor, values: NDArray[Any] | None, reason: str) -> ClusteredTensor:
     count = 0 if values is None else len(np.unique(values))
-    return ClusteredTensor(number, _name(tensor), tensor.dims, count, count, 0.0, reason)
-
-
-def _name(tensor: Tensor) -> str:
-    return (tensor.name or b"").decode(errors="replace")
+    return ClusteredTensor(number, tensor.label, tensor.dims, count, count, 0.0, reason)

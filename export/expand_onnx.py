@@ -11,6 +11,7 @@ from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from ..errors import FormatError
+from .onnx_file import read_onnx
 from .onnx_palette import captured_names, replace_entries
 
 # a byte holds at most 8 codes, and each passes a dozen steps of up to 4 bytes
@@ -48,14 +49,12 @@ def expand_onnx(data: bytes) -> bytes:
 
 
 def _parsed(data: bytes) -> Any:
-    from google.protobuf.message import DecodeError
-
+    proto = read_onnx(data)
     try:
-        proto = onnx.load_model_from_string(data)
         onnx.checker.check_model(proto)
-    except (DecodeError, onnx.checker.ValidationError) as error:
+    except onnx.checker.ValidationError as error:
         said = (str(error).strip().splitlines() or ["it cannot be read"])[0]
-        raise FormatError(f"the file must be an ONNX model: {said}") from None
+        raise FormatError(f"the file must be an ONNX file: {said}") from None
     return proto
 
 

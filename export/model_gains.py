@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..cluster.weights import layer_weights
 from .convert import batch_one, convert_float
 from .gains import match_gains
-from .requantize import WEIGHTS_INPUT
+from .requantize import weights_read
 from .tflite_schema import Model, Op, TensorType, constant, read_model
 
 
@@ -36,15 +36,10 @@ def model_gains(model: Any) -> dict[str, NDArray[np.float64]]:
 
 def _weight_tensors(model: Model) -> list[tuple[NDArray[np.float32], int]]:
     """(values, channel axis) of the constant weights of the first subgraph's operators."""
-    graph = model.subgraphs[0]
-    found = {}
-    for op in graph.operators:
-        code = model.operator_codes[op.opcode_index].code
-        place = WEIGHTS_INPUT.get(code)
-        if place is None or op.inputs is None:
-            continue
-        number = int(op.inputs[place])
-        values = constant(model, graph.tensors[number])
-        if values is not None and graph.tensors[number].type == TensorType.FLOAT32:
-            found[number] = (values.astype(np.float32), 3 if code == Op.DEPTHWISE_CONV_2D else 0)
-    return list(found.values())
+    found = []
+    for number, code in weights_read(model).items():
+        tensor = model.subgraphs[0].tensors[number]
+        values = constant(model, tensor)
+        if values is not None and tensor.type == TensorType.FLOAT32:
+            found.append((values.astype(np.float32), 3 if code == Op.DEPTHWISE_CONV_2D else 0))
+    return found

@@ -53,6 +53,21 @@ DATA_INPUT: dict[int, int] = {
 }
 
 
+def weights_read(model: Model) -> dict[int, int]:
+    """By constant tensor that an operator of the first subgraph reads as its weights, the operator."""
+    graph = model.subgraphs[0]
+    found: dict[int, int] = {}
+    for op in graph.operators:
+        code = model.operator_codes[op.opcode_index].code
+        place = WEIGHTS_INPUT.get(code)
+        if place is None or op.inputs is None or place >= len(op.inputs):
+            continue
+        number = int(op.inputs[place])
+        if number >= 0 and model.buffers[graph.tensors[number].buffer].data:
+            found[number] = code
+    return found
+
+
 @dataclass(frozen=True)
 class Requantized:
     """What became of one weight tensor of the file."""
@@ -166,7 +181,7 @@ class _Work:
         return min(fits, key=lambda fit: len(fit[0].centroids), default=None)
 
     def _keep(self, tensor: Tensor, reason: str) -> None:
-        name = (tensor.name or b"").decode(errors="replace")
+        name = tensor.label
         self.fallbacks.append(Fallback(name, reason))
 
     def _replace(

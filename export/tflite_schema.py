@@ -128,6 +128,11 @@ class Tensor(fb.Table):
     external_buffer: int = fb.scalar(10, "I")
 
     @property
+    def label(self) -> str:
+        """Its name as text, empty if it has none."""
+        return (self.name or b"").decode(errors="replace")
+
+    @property
     def dims(self) -> tuple[int, ...]:
         """Shape as a tuple; () for a scalar."""
         return () if self.shape is None else tuple(int(size) for size in self.shape)
@@ -245,7 +250,7 @@ def constant(model: Model, tensor: Tensor) -> NDArray[np.generic] | None:
         count *= size
     if count * dtype.itemsize != len(data):
         raise FormatError(
-            f"tensor {(tensor.name or b'').decode(errors='replace')!r} of shape {tensor.dims} needs {count} values, "
+            f"tensor {tensor.label!r} of shape {tensor.dims} needs {count} values, "
             f"got {len(data)} bytes; the file is damaged"
         )
     return np.frombuffer(data, dtype).reshape(tensor.dims)

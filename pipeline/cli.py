@@ -141,6 +141,15 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     return _with(_selection(command), options)
 
 
+def _on_inputs(samples: int, said: str) -> Callable[..., Any]:
+    """Options of commands that run files on inputs."""
+    options = [
+        click.option("--data", help="Test inputs: as run has it, or a .npy file of inputs."),
+        click.option("--samples", type=click.IntRange(1), default=samples, show_default=True, help=said),
+    ]  # fmt: skip
+    return lambda command: _with(command, options)
+
+
 def _with(command: Callable[..., None], options: list[Any]) -> Callable[..., None]:
     for option in reversed(options):
         command = option(command)
@@ -396,16 +405,7 @@ def inspect(file: Path, as_json: bool) -> None:
     show_default=True,
     help="Value tables.",
 )
-@click.option(
-    "--data", help="Test inputs to compare decisions on: as run has it, or a .npy file of inputs."
-)
-@click.option(
-    "--samples",
-    type=click.IntRange(1),
-    default=1000,
-    show_default=True,
-    help="At most so many of them.",
-)
+@_on_inputs(1000, "At most so many inputs of --data.")
 @click.option("--out", type=click.Path(path_type=Path), help="The palette file. [FILE-palette]")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def palettize(
@@ -423,7 +423,6 @@ def palettize(
 
     with _native_noise():
         made = palettize_file(file, clusters, Tables(tables), data, samples, out)
-    proved = made.checks if isinstance(made.checks, list) else []
     if as_json:
         found = {
             "file": str(made.file),
@@ -432,7 +431,7 @@ def palettize(
             "agreement": made.agreement,
             "samples": made.samples,
             "tensors": made.tensors,
-            "verified": [check.to_json() for check in proved],
+            **made.proof.to_json(),
         }
         click.echo(json.dumps(found, indent=2))
         return
@@ -441,7 +440,8 @@ def palettize(
     click.echo(f"{made.file}: {made.palette_bytes} B, {part:.3f} of {file} ({made.file_bytes} B)")
     if made.agreement is not None:
         click.echo(f"decides as {file} on {100 * made.agreement:.2f} % of {made.samples} inputs")
-    _say_proof(made.checks)
+    for line in made.proof.lines():
+        click.echo(line)
 
 
 @main.command()
@@ -454,40 +454,20 @@ def expand(file: Path, out: Path | None, as_json: bool) -> None:
 
     with _native_noise():
         made = expand_file(file, out)
-    proved = made.checks if isinstance(made.checks, list) else []
     if as_json:
         sizes = {"palette_bytes": made.palette_bytes, "plain_bytes": made.plain_bytes}
-        checks = [check.to_json() for check in proved]
-        click.echo(json.dumps({"file": str(made.file), **sizes, "verified": checks}, indent=2))
+        found = {"file": str(made.file), **sizes, **made.proof.to_json()}
+        click.echo(json.dumps(found, indent=2))
         return
     click.echo(f"{made.file}: {made.plain_bytes} B, {made.palette_bytes} B with palettes")
-    _say_proof(made.checks)
-
-
-def _say_proof(checks: Any) -> None:
-    """What `prove_palette` found, for people."""
-    if isinstance(checks, str):
-        click.echo(f"not verified: {checks}")
-        return
-    click.echo(f"runs as its dense form on {', '.join(c.engine for c in checks if c.same)}")
-    for check in checks:
-        if check.same is None:
-            click.echo(f"not verified on {check.engine}: {check.note}")
+    for line in made.proof.lines():
+        click.echo(line)
 
 
 @main.command()
 @click.argument("first", metavar="A", type=click.Path(path_type=Path))
 @click.argument("second", metavar="B", type=click.Path(path_type=Path))
-@click.option(
-    "--data", help="Its test inputs beside random ones: as run has it, or a .npy file of inputs."
-)
-@click.option(
-    "--samples",
-    type=click.IntRange(1),
-    default=16,
-    show_default=True,
-    help="Random inputs, and at most so many of --data.",
-)
+@_on_inputs(16, "Random inputs, and at most so many of --data.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random inputs.")
 @click.option(
     "--tolerance",

@@ -6,21 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import FormatError
-from ..evaluate.comparison import Check
 from ..evaluate.signature import format_of
 from ..export.loader import expand
 from .files import write_bytes
-from .verification import prove_palette
+from .verification import Proof, named_beside, prove_palette
 
 
 @dataclass(frozen=True)
 class Expansion:
-    """A plain file and its size beside the palette file's. checks: what shows that they agree, or why nothing could."""
+    """A plain file and its size beside the palette file's."""
 
     file: Path
     palette_bytes: int
     plain_bytes: int
-    checks: list[Check] | str
+    proof: Proof
 
 
 def expand_file(path: Path, out: Path | None) -> Expansion:
@@ -30,9 +29,7 @@ def expand_file(path: Path, out: Path | None) -> Expansion:
     outputs for it.
     """
     form = format_of(path)
-    out = out or path.with_stem(f"{path.stem}-plain")
-    if out.suffix != path.suffix:
-        raise FormatError(f"a plain {path.suffix} file must end in {path.suffix}, got {out}")
+    out = named_beside(path, "plain", out)
     palette = path.read_bytes()
     if form == "tflite":
         plain = expand(palette)
@@ -42,6 +39,6 @@ def expand_file(path: Path, out: Path | None) -> Expansion:
         plain = expand_onnx(palette)
     if plain == palette:
         raise FormatError(f"expand needs a file with palettes, got {path}, which has none")
-    checks = prove_palette(palette, plain, form)
+    proof = prove_palette(palette, plain, form)
     write_bytes(out, plain)
-    return Expansion(out, len(palette), len(plain), checks)
+    return Expansion(out, len(palette), len(plain), proof)

@@ -52,7 +52,9 @@ def run_export(session: Session, clusters: int) -> None:
         }
         _say_sizes(session, "tflite", report["tflite"])
         for fallback in files.fallbacks:
-            session.progress.say(f"  kept the converter's int8: {fallback.name}: {fallback.reason}")
+            session.progress.say(
+                f"  left as the converter wrote it: {fallback.name}: {fallback.reason}"
+            )
         _deploy(session, folder, files.palette)
     if "onnx" in recipe.export.formats:
         from ..export.onnx_palette import export_onnx
@@ -73,14 +75,12 @@ def run_export(session: Session, clusters: int) -> None:
 
 def _proof(session: Session, form: str, palette: bytes, dense: bytes) -> dict[str, Any]:
     """What shows that both files compute the same, for the report; said if nothing here can show it."""
-    found = prove_palette(palette, dense, form, session.data.examples(DEPLOY_SAMPLES, 0))
-    if isinstance(found, str):
-        session.progress.warn(f"the palette .{form} was not verified: {found}")
-        return {"verified": [], "unverified": found}
-    for check in found:
-        if check.same is None:
-            session.progress.detail(f"  not verified on {check.engine}: {check.note}")
-    return {"verified": [check.to_json() for check in found], "unverified": None}
+    proof = prove_palette(palette, dense, form, session.data.examples(DEPLOY_SAMPLES, 0))
+    if proof.obstacle is not None:
+        session.progress.warn(f"the palette .{form} was not verified: {proof.obstacle}")
+    for line in proof.lines():
+        session.progress.detail(f"  {form}: {line}")
+    return proof.to_json()
 
 
 def _say_sizes(session: Session, form: str, report: dict[str, Any]) -> None:

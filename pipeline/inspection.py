@@ -61,7 +61,7 @@ def _tflite(path: Path) -> list[dict[str, Any]]:
             values = constant(plain, tensor)
             if values is None or len(tensor.dims) < 2:
                 continue
-            name = (tensor.name or b"").decode(errors="replace") or f"tensor {index}"
+            name = tensor.label or f"tensor {index}"
             kind, distinct = TensorType(tensor.type).name, len(np.unique(values))
             record, size = palettes.get((number, index), (None, values.nbytes))
             bits = record.bits if record else 8 * values.itemsize
@@ -89,13 +89,11 @@ def _palettes(model: Model) -> dict[tuple[int, int], tuple[LutRecord, int]]:
 
 def _onnx(path: Path) -> list[dict[str, Any]]:
     import onnx
-    from google.protobuf.message import DecodeError
     from onnx import numpy_helper
 
-    try:
-        graph = onnx.load_model_from_string(path.read_bytes()).graph
-    except DecodeError as error:
-        raise FormatError(f"{path} must be an ONNX file: {error}") from None
+    from ..export.onnx_file import read_onnx
+
+    graph = read_onnx(path.read_bytes(), path).graph
     rows = []
     for initializer in graph.initializer:
         if len(initializer.dims) < 2:

@@ -13,31 +13,30 @@ from numpy.typing import NDArray
 from ..cluster.plan import check_clusters
 from ..errors import DataError, FormatError
 from ..evaluate.child import Request, run_file
-from ..evaluate.comparison import Check
 from ..evaluate.metric import decisions
-from ..evaluate.signature import signature
+from ..evaluate.signature import format_of, signature
 from ..export.cluster_tflite import ClusteredTensor, cluster_tflite
 from ..export.lean import lean
 from ..export.palette_tflite import Tables, TensorReport, palettize
 from ..export.tflite_schema import read_model, write_model
 from .data import load_inputs
 from .files import write_bytes
-from .verification import prove_palette
+from .verification import Proof, named_beside, prove_palette
 
 
 @dataclass(frozen=True)
 class Palettized:
     """A palette file and what it was made of.
 
-    tensors: a row per weight. checks: what shows that it runs as its dense form, or why nothing could. agreement: part of
-    `samples` inputs for which it decides as the file it was made of; None without inputs.
+    tensors: a row per weight. agreement: part of `samples` inputs for which it decides as the file it was made of; None
+    without inputs.
     """
 
     file: Path
     file_bytes: int
     palette_bytes: int
     tensors: list[dict[str, Any]]
-    checks: list[Check] | str
+    proof: Proof
     agreement: float | None
     samples: int
 
@@ -50,22 +49,21 @@ def palettize_file(
     data: inputs to compare decisions on. Raises FormatError for a file that is damaged or of another format, DataError
     for inputs of another shape, ExportError if a runtime gives other outputs for the palette than for its dense form.
     """
-    if path.suffix != ".tflite" or not path.is_file():
-        missing = "" if path.is_file() else ", which is no file"
-        raise FormatError(f"palettize reads a .tflite file, got {path}{missing}")
+    if format_of(path) != "tflite":
+        raise FormatError(f"palettize reads a .tflite file, got {path}")
+    out = named_beside(path, "palette", out)
     check_clusters(clusters)
     original = path.read_bytes()
     inputs = None if data is None else _inputs(path, data, samples)
     model, clustered = cluster_tflite(read_model(original), clusters)
     dense = lean(model)
     made = palettize(dense, tables)
-    checks = prove_palette(made.data, write_model(dense), "tflite", inputs)
+    proof = prove_palette(made.data, write_model(dense), "tflite", inputs)
     agreement = None if inputs is None else _agreement(original, made.data, inputs)
-    out = out or path.with_stem(f"{path.stem}-palette")
     write_bytes(out, made.data)
     rows = [_row(entry, made.tensors) for entry in clustered]
     count = 0 if inputs is None else len(inputs)
-    return Palettized(out, len(original), len(made.data), rows, checks, agreement, count)
+    return Palettized(out, len(original), len(made.data), rows, proof, agreement, count)
 
 
 def _inputs(path: Path, data: str, samples: int) -> NDArray[np.float32]:

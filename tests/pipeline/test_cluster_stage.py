@@ -6,6 +6,7 @@ import keras
 import pytest
 from keras import layers
 
+from edgepalette.cluster.student import HIDDEN_WEIGHT
 from edgepalette.pipeline.cluster_stage import learning_rate_of, plan_of
 from edgepalette.pipeline.recipe import LEARNING_RATE, ClusterSection, LayerLine
 
@@ -30,3 +31,8 @@ def test_kernels_left_alone_count_in_the_mean() -> None:
 
 def test_a_learning_rate_asked_for_is_taken_as_it_is() -> None:
     assert rate(4, ClusterSection(learning_rate=1e-3)) == 1e-3
+
+
+def test_a_recipe_weighs_hidden_activations_as_a_student_does() -> None:
+    # a recipe is read without TensorFlow, so it states the number itself
+    assert ClusterSection().hidden_weight == HIDDEN_WEIGHT

@@ -237,7 +237,8 @@ def test_palettize_gives_a_finished_file_shared_values(
     assert f"{made['palette_bytes']} B" in told.stdout
     for options, said in (
         ((tmp_path / "none.tflite",), "which is no file"),
-        ((npz,), "palettize reads a .tflite file"),
+        ((npz,), "must end in .tflite or .onnx"),
+        ((finished.path / "clusters-16" / "dense.onnx",), "palettize reads a .tflite file"),
         ((file, "--clusters", "1"), "2"),
         ((file, "--data", other), "must hold inputs for a model that takes (1, 8, 8, 1)"),
     ):
