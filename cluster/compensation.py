@@ -8,6 +8,7 @@ Stork 1993). For given codes the best centroids solve K linear equations; the tw
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ Float = NDArray[np.float64]
 
 # added to the diagonal of H, as a part of its mean: inputs of a few batches never span everything
 DAMPING = 0.01
+# the same where a weight follows changed inputs: a direction few examples have must not carry it away
+FOLLOWING_DAMPING = 0.1
 # what a group without inputs counts, as a part of the others' mean
 DEAD_PART = 1e-6
 # turns of codes and centroids
@@ -46,21 +49,39 @@ class LinearMap:
         return float(np.sum((self.gram @ lost) * lost * self.importance[:, None, :]))
 
 
-def compensate(linear: LinearMap, clusters: int, pin_zero: bool = False) -> tuple[Float, Float]:
-    """(centroids ascending (K,), clustered weight (groups, inputs, outputs)) of the least error found."""
+def following(linear: LinearMap, cross: Float) -> LinearMap:
+    """The map that gives, from inputs x that earlier layers' clustering has changed, most nearly what ours gave from x'.
+
+    linear: its gram is that of x. cross: (groups, inputs, inputs), E[x x'ᵀ]. By least squares w + H⁻¹(E[x x'ᵀ] - H) w.
+    """
+    missed = (cross - linear.gram) @ linear.weight
+    weight = linear.weight + np.linalg.solve(_damped(linear.gram, FOLLOWING_DAMPING), missed)
+    return LinearMap(weight, linear.gram, linear.importance)
+
+
+def compensate(
+    linear: LinearMap,
+    clusters: int,
+    pin_zero: bool = False,
+    allowed: Callable[[Float], Float] = np.asarray,
+) -> tuple[Float, Float]:
+    """(centroids ascending (K,), clustered weight (groups, inputs, outputs)) of the least error found.
+
+    allowed: ascending centroids to the nearest ones that may be, as whole numbers; they may become equal.
+    """
     order, linear = _by_energy(linear)
     gram = linear.gram
     inverse = _inverse_factors(gram)
     energy = np.diagonal(gram, axis1=1, axis2=2)
     felt = energy[:, :, None] * linear.importance[:, None, :]
     counted = felt > DEAD_PART * felt.mean()
-    centroids = kmeans(Sample.of(linear.weight[counted], felt[counted]), clusters)
+    centroids = allowed(kmeans(Sample.of(linear.weight[counted], felt[counted]), clusters))
     best: tuple[float, Float, Float] | None = None
     for _ in range(ROUNDS):
         if pin_zero:
             centroids[np.argmin(np.abs(centroids))] = 0
         codes = _round(linear.weight, inverse, centroids)
-        centroids = _best_centroids(linear, codes, centroids, pin_zero)
+        centroids = allowed(_best_centroids(linear, codes, centroids, pin_zero))
         clustered = centroids[codes]
         error = linear.error(clustered)
         if best is None or error < best[0]:
@@ -79,12 +100,12 @@ def _by_energy(linear: LinearMap) -> tuple[NDArray[np.intp], LinearMap]:
     return order, LinearMap(weight, gram, linear.importance)
 
 
-def _damped(gram: Float) -> Float:
+def _damped(gram: Float, part: float = DAMPING) -> Float:
     """H with a diagonal that can be inverted; groups whose inputs are always 0 count next to nothing beside the others."""
     size = gram.shape[-1]
     mean = np.trace(gram, axis1=1, axis2=2) / size
     alive = float(mean[mean > 0].mean()) if np.any(mean > 0) else 1.0
-    level = DAMPING * np.where(mean > 0, mean, DEAD_PART * alive)
+    level = part * np.where(mean > 0, mean, DEAD_PART * alive)
     return np.asarray(gram + level[:, None, None] * np.eye(size))
 
 

@@ -95,12 +95,13 @@ def _of_tflite(model: Model) -> Signature:
     def ports(numbers: NDArray[np.int32] | None) -> tuple[Port, ...]:
         if numbers is None or numbers.size == 0 or numbers.min() < 0:
             raise FormatError("a model must have inputs and outputs, got none; the file is damaged")
-        return tuple(_port(graph.tensors[int(number)]) for number in numbers)
+        return tuple(port_of(graph.tensors[int(number)]) for number in numbers)
 
     return Signature(ports(graph.inputs), ports(graph.outputs))
 
 
-def _port(tensor: Tensor) -> Port:
+def port_of(tensor: Tensor) -> Port:
+    """A tensor as an input or output. Raises FormatError for one whose type holds no numbers."""
     name = tensor.label
     if tensor.type == TensorType.BOOL:
         return Port(name, tensor.dims, "bool")

@@ -1,20 +1,35 @@
-"""Cluster the weights of a finished .tflite: shared values among the numbers it holds, scales and all else as they are."""
+"""Cluster the weights of a finished .tflite: shared values among the numbers it holds, scales and all else as they are.
+
+With examples to observe, operator after operator: its weights make up for what others of it and what operators before
+it lost, and its bias for the mean of that. Without, every weight takes its nearest value.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cluster.compensation import LinearMap, compensate, following
 from ..cluster.kmeans import kmeans
 from ..cluster.nearest import nearest_reference
 from ..cluster.plan import LEAST_DEPTHWISE_CLUSTERS
 from ..cluster.sample import Sample
+from .lean import bias_of
 from .palette_tflite import PALETTE_TYPES
-from .requantize import weights_read
-from .tflite_schema import Buffer, Model, Op, Tensor, constant
+from .products import MOST_INPUTS, Float, Products
+from .requantize import DATA_INPUT, weights_read
+from .tflite_schema import Buffer, Model, Op, Operator, Tensor, constant
+from .unfold import grouped, unfolding, ungrouped
+
+INT8_MAX = 127
+INT32_MAX = 2**31 - 1
+
+# (N, …) real values of a tensor of the first subgraph, as two models give it on the same examples, some at a time
+Observe = Callable[[Model, Model, int], Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]]
 
 
 @dataclass(frozen=True)
@@ -22,7 +37,7 @@ class ClusteredTensor:
     """What became of one weight tensor.
 
     values: distinct ones before and after. error: root of the mean square of what changed, as a part of the weight's
-    own. reason: why it was left alone, or empty.
+    own. reason: why it was left alone, or empty. nearest: why its values are the nearest ones only, or empty.
     """
 
     tensor: int
@@ -32,45 +47,149 @@ class ClusteredTensor:
     after: int
     error: float
     reason: str
+    nearest: str = ""
 
 
-def cluster_tflite(model: Model, clusters: int) -> tuple[Model, tuple[ClusteredTensor, ...]]:
+def cluster_tflite(
+    model: Model,
+    clusters: int,
+    observe: Observe | None = None,
+    advance: Callable[[str], None] = lambda name: None,
+) -> tuple[Model, tuple[ClusteredTensor, ...]]:
     """The model with at most `clusters` values in every weight of a convolution or a fully connected operator.
 
-    By k-means on the weights' real values, so that channels count by the squares of their scales; an int8 weight's
-    values are rounded to whole numbers. Depthwise weights get at least 16 clusters.
+    An int8 weight's values are whole numbers, and its channels count by the squares of their scales. Depthwise weights
+    get at least 16 clusters. advance: called with each weight's name when it is done.
     """
-    graph = model.subgraphs[0]
-    tensors, buffers = list(graph.tensors), list(model.buffers)
-    reports = []
-    for number, operator in sorted(weights_read(model).items()):
-        tensor = graph.tensors[number]
-        values = constant(model, tensor)
+    work = _Clustering(model, clusters, observe)
+    for number, readers in weights_read(model).items():
+        work.cluster(number, readers)
+        advance(model.subgraphs[0].tensors[number].label)
+    return work.model, tuple(sorted(work.reports, key=lambda report: report.tensor))
+
+
+class _Clustering:
+    """The model as it becomes, weight after weight in the order of execution."""
+
+    def __init__(self, model: Model, clusters: int, observe: Observe | None) -> None:
+        self.original = self.model = model
+        self.clusters = clusters
+        self.observe = observe
+        self.reports: list[ClusteredTensor] = []
+
+    def cluster(self, number: int, readers: list[Operator]) -> None:
+        tensor = self.original.subgraphs[0].tensors[number]
+        values = constant(self.original, tensor)
         if values is None or tensor.type not in PALETTE_TYPES:
-            reports.append(
-                _kept(number, tensor, values, "its values are no int8 or float32 constants")
-            )
-            continue
-        wanted = (
-            max(clusters, LEAST_DEPTHWISE_CLUSTERS)
-            if operator == Op.DEPTHWISE_CONV_2D
-            else clusters
-        )
+            reason = "its values are no int8 or float32 constants"
+            self.reports.append(_kept(number, tensor, values, reason))
+            return
+        depthwise = self._code(readers[0]) == Op.DEPTHWISE_CONV_2D
+        wanted = max(self.clusters, LEAST_DEPTHWISE_CLUSTERS) if depthwise else self.clusters
         if len(np.unique(values)) <= wanted:
-            reports.append(_kept(number, tensor, values, "it has no more values than clusters"))
-            continue
+            reason = "it has no more values than clusters"
+            self.reports.append(_kept(number, tensor, values, reason))
+            return
         scales = _scales(tensor, values)
-        clustered = _clustered(values, scales, wanted)
-        tensors[number] = replace(tensor, buffer=len(buffers))
-        buffers.append(Buffer(data=clustered.tobytes()))
-        reports.append(_report(number, tensor, values, clustered, scales))
-    whole = replace(graph, tensors=tuple(tensors))
-    return replace(model, subgraphs=(whole, *model.subgraphs[1:]), buffers=tuple(buffers)), tuple(
-        reports
-    )
+        made = "" if self.observe is None else self._compensated(number, readers, values, wanted)
+        if isinstance(made, str):
+            clustered, nearest = _nearest(values, scales, wanted), made
+        else:
+            clustered, nearest = made, ""
+        self._write(number, clustered)
+        self.reports.append(_report(number, tensor, values, clustered, scales, nearest))
+
+    def _compensated(
+        self, number: int, readers: list[Operator], values: NDArray[Any], clusters: int
+    ) -> NDArray[Any] | str:
+        """The clustered weight, its operator's bias corrected; or why its inputs are not known."""
+        (op, *others), graph = readers, self.original.subgraphs[0]
+        if others:
+            return "several operators read it"
+        code, inputs = self._code(op), op.inputs
+        assert inputs is not None and self.observe is not None  # noqa: S101, PT018 # it reads its weights
+        data = int(inputs[DATA_INPUT[code]])
+        how = unfolding(self.original, op, graph.tensors[data], graph.tensors[number])
+        if isinstance(how, str):
+            return how
+        depthwise = code == Op.DEPTHWISE_CONV_2D
+        weight = grouped(values, how.groups, depthwise).astype(np.float64)
+        if weight.shape[1] > MOST_INPUTS:
+            return f"{weight.shape[1]} inputs an output are more than {MOST_INPUTS}"
+        products = Products.of(how, self.observe(self.model, self.original, data))
+        if products is None:
+            return "no example reaches it"
+        bias = self._own_bias(op, data, weight.shape[0] * weight.shape[2])
+        moments = products if bias is None else products.centered()
+        counted = _channel_scales(graph.tensors[number], weight.shape)
+        linear = following(LinearMap(weight, moments.gram, np.square(counted)), moments.cross)
+        whole = values.dtype.kind in "iu"
+        _, made = compensate(linear, clusters, allowed=_whole if whole else np.asarray)
+        if bias is not None:
+            self._shift(op, bias, products, weight, made)
+        return ungrouped(made, values.shape, depthwise).astype(values.dtype)
+
+    def _own_bias(self, op: Operator, data: int, outputs: int) -> int | None:
+        """The bias of an operator, if it is a constant no other operator reads and of a known step."""
+        number = bias_of(op, self.original)
+        graph = self.original.subgraphs[0]
+        bias = None if number is None else constant(self.original, graph.tensors[number])
+        if bias is None or bias.size != outputs or not _scale(graph.tensors[data]) > 0:
+            return None
+        read = [n for other in graph.operators if other.inputs is not None for n in other.inputs]
+        return number if read.count(number) == 1 else None
+
+    def _shift(
+        self, op: Operator, number: int, products: Products, before: Float, after: Float
+    ) -> None:
+        """Add what the mean output lost to the bias."""
+        tensor = self.original.subgraphs[0].tensors[number]
+        bias = constant(self.original, tensor)
+        assert bias is not None and op.inputs is not None  # noqa: S101, PT018 # it is the operator's own
+        lost = np.einsum("gi,gio->go", products.then, before)
+        lost -= np.einsum("gi,gio->go", products.now, after)
+        if bias.dtype.kind == "f":
+            self._write(number, (bias + lost.reshape(-1)).astype(bias.dtype))
+            return
+        data = self.original.subgraphs[0].tensors[int(op.inputs[DATA_INPUT[self._code(op)]])]
+        steps = np.rint(lost.reshape(-1) / _scale(data))
+        self._write(number, np.clip(bias + steps, -INT32_MAX, INT32_MAX).astype(bias.dtype))
+
+    def _write(self, number: int, values: NDArray[Any]) -> None:
+        """New data for a tensor, in a buffer of its own: others may share the old one."""
+        graph, tensors = self.model.subgraphs[0], list(self.model.subgraphs[0].tensors)
+        tensors[number] = replace(tensors[number], buffer=len(self.model.buffers))
+        self.model = replace(
+            self.model,
+            subgraphs=(replace(graph, tensors=tuple(tensors)), *self.model.subgraphs[1:]),
+            buffers=(*self.model.buffers, Buffer(data=np.ascontiguousarray(values).tobytes())),
+        )
+
+    def _code(self, op: Operator) -> int:
+        return self.original.operator_codes[op.opcode_index].code
 
 
-def _scales(tensor: Tensor, values: NDArray[Any]) -> NDArray[np.float64]:
+def _whole(centroids: Float) -> Float:
+    return np.clip(np.rint(centroids), -INT8_MAX, INT8_MAX)
+
+
+def _scale(tensor: Tensor) -> float:
+    """What a step of an activation is worth; 1 if its numbers are real."""
+    quantization = tensor.quantization
+    if quantization is None or quantization.scale is None or not quantization.scale.size:
+        return 1.0
+    return float(quantization.scale[0])
+
+
+def _channel_scales(tensor: Tensor, shape: tuple[int, ...]) -> Float:
+    """What each output's step is worth, (groups, outputs)."""
+    quantization = tensor.quantization
+    if quantization is None or quantization.scale is None or quantization.scale.size <= 1:
+        return np.ones((shape[0], shape[2]))
+    return quantization.scale.astype(np.float64).reshape(shape[0], shape[2])
+
+
+def _scales(tensor: Tensor, values: NDArray[Any]) -> Float:
     """What each element's step is worth, broadcast to the weight's shape."""
     quantization = tensor.quantization
     if quantization is None or quantization.scale is None or not quantization.scale.size:
@@ -81,10 +200,10 @@ def _scales(tensor: Tensor, values: NDArray[Any]) -> NDArray[np.float64]:
     return np.broadcast_to(quantization.scale.astype(np.float64).reshape(along), values.shape)
 
 
-def _clustered(values: NDArray[Any], scales: NDArray[np.float64], clusters: int) -> NDArray[Any]:
+def _nearest(values: NDArray[Any], scales: Float, clusters: int) -> NDArray[Any]:
     table = kmeans(Sample.of(values.astype(np.float64), np.square(scales)), clusters)
     if values.dtype.kind in "iu":
-        table = np.unique(np.rint(table))
+        table = np.unique(_whole(table))
     places = nearest_reference(values.astype(np.float32), table.astype(np.float32))
     return np.asarray(table.astype(values.dtype)[places])
 
@@ -94,7 +213,8 @@ def _report(
     tensor: Tensor,
     values: NDArray[Any],
     clustered: NDArray[Any],
-    scales: NDArray[np.float64],
+    scales: Float,
+    nearest: str,
 ) -> ClusteredTensor:
     lost = np.square((clustered.astype(np.float64) - values) * scales).mean()
     whole = np.square(values.astype(np.float64) * scales).mean()
@@ -107,6 +227,7 @@ def _report(
         len(np.unique(clustered)),
         error,
         "",
+        nearest,
     )
 
 

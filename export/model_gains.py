@@ -37,7 +37,8 @@ def model_gains(model: Any) -> dict[str, NDArray[np.float64]]:
 def _weight_tensors(model: Model) -> list[tuple[NDArray[np.float32], int]]:
     """(values, channel axis) of the constant weights of the first subgraph's operators."""
     found = []
-    for number, code in weights_read(model).items():
+    for number, (op, *_) in weights_read(model).items():
+        code = model.operator_codes[op.opcode_index].code
         tensor = model.subgraphs[0].tensors[number]
         values = constant(model, tensor)
         if values is not None and tensor.type == TensorType.FLOAT32:

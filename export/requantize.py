@@ -53,18 +53,17 @@ DATA_INPUT: dict[int, int] = {
 }
 
 
-def weights_read(model: Model) -> dict[int, int]:
-    """By constant tensor that an operator of the first subgraph reads as its weights, the operator."""
+def weights_read(model: Model) -> dict[int, list[Operator]]:
+    """Operators of the first subgraph by the constant tensor they read as their weights, in order."""
     graph = model.subgraphs[0]
-    found: dict[int, int] = {}
+    found: dict[int, list[Operator]] = {}
     for op in graph.operators:
-        code = model.operator_codes[op.opcode_index].code
-        place = WEIGHTS_INPUT.get(code)
+        place = WEIGHTS_INPUT.get(model.operator_codes[op.opcode_index].code)
         if place is None or op.inputs is None or place >= len(op.inputs):
             continue
         number = int(op.inputs[place])
         if number >= 0 and model.buffers[graph.tensors[number].buffer].data:
-            found[number] = code
+            found.setdefault(number, []).append(op)
     return found
 
 
@@ -136,16 +135,10 @@ class _Work:
 
     def _readers(self) -> dict[int, list[Operator]]:
         """Constant int8 weights with the operators that read them."""
-        readers: dict[int, list[Operator]] = {}
-        for op in self.graph.operators:
-            place = WEIGHTS_INPUT.get(self._code(op))
-            if place is not None and op.inputs is not None:
-                readers.setdefault(int(op.inputs[place]), []).append(op)
         return {
             number: ops
-            for number, ops in readers.items()
-            if number >= 0
-            and self.tensors[number].type == TensorType.INT8
+            for number, ops in weights_read(self.model).items()
+            if self.tensors[number].type == TensorType.INT8
             and constant(self.model, self.tensors[number]) is not None
         }
 

@@ -405,7 +405,14 @@ def inspect(file: Path, as_json: bool) -> None:
     show_default=True,
     help="Value tables.",
 )
-@_on_inputs(1000, "At most so many inputs of --data.")
+@_on_inputs(1000, "Compare decisions on at most so many of --data's test inputs.")
+@click.option(
+    "--calibration",
+    type=click.IntRange(0),
+    default=256,
+    show_default=True,
+    help="Calibrate by so many of --data's training inputs; 0: by none.",
+)
 @click.option("--out", type=click.Path(path_type=Path), help="The palette file. [FILE-palette]")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def palettize(
@@ -414,20 +421,27 @@ def palettize(
     tables: str,
     data: str | None,
     samples: int,
+    calibration: int,
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Give the weights of a finished .tflite FILE shared values, without training, and write them as palettes."""
-    from ..export.palette_tflite import Tables
-    from .palettizing import palettize_file
+    """Give the weights of a finished .tflite FILE shared values, without training, and write them as palettes.
 
+    With --data, weights make up for what others lost: many more decisions stay as they were.
+    """
+    from ..export.palette_tflite import Tables
+    from .palettizing import Given, palettize_file
+    from .progress import Progress
+
+    given = None if data is None else Given(data, calibration, samples)
     with _native_noise():
-        made = palettize_file(file, clusters, Tables(tables), data, samples, out)
+        made = palettize_file(file, clusters, Tables(tables), given, out, Progress())
     if as_json:
         found = {
             "file": str(made.file),
             "file_bytes": made.file_bytes,
             "palette_bytes": made.palette_bytes,
+            "calibration": made.calibration,
             "agreement": made.agreement,
             "samples": made.samples,
             "tensors": made.tensors,
@@ -439,7 +453,10 @@ def palettize(
     part = made.palette_bytes / made.file_bytes
     click.echo(f"{made.file}: {made.palette_bytes} B, {part:.3f} of {file} ({made.file_bytes} B)")
     if made.agreement is not None:
-        click.echo(f"decides as {file} on {100 * made.agreement:.2f} % of {made.samples} inputs")
+        click.echo(
+            f"decides as {file} on {100 * made.agreement:.2f} % of {made.samples} inputs, "
+            + (f"calibrated by {made.calibration} others" if made.calibration else "not calibrated")
+        )
     for line in made.proof.lines():
         click.echo(line)
 

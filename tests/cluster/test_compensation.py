@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgepalette.cluster.centroids import Initialization, initialize
-from edgepalette.cluster.compensation import BLOCK, LinearMap, compensate
+from edgepalette.cluster.compensation import BLOCK, LinearMap, compensate, following
 from edgepalette.cluster.nearest import nearest_reference
 
 
@@ -112,3 +112,29 @@ def test_it_is_deterministic() -> None:
     first, second = (compensate(linear_map(4, 1, 50, 20), 8) for _ in range(2))
     for one, other in zip(first, second, strict=True):
         assert one.tobytes() == other.tobytes()
+
+
+def test_whole_numbers_asked_are_whole_numbers_given() -> None:
+    linear = linear_map(5, 1, 40, 30)
+    linear = LinearMap(20 * linear.weight, linear.gram, linear.importance)
+    centroids, clustered = compensate(linear, 8, allowed=np.rint)
+    assert np.array_equal(centroids, np.rint(centroids))
+    assert np.isin(clustered, centroids).all()
+    rounded = np.rint(compensate(linear, 8)[0])
+    distance = nearest_reference(linear.weight.astype(np.float32), rounded.astype(np.float32))
+    assert linear.error(clustered) < linear.error(rounded[distance])
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_a_map_follows_inputs_that_changed(groups: int) -> None:
+    """From the changed inputs its outputs are nearer to the original ones than the original weight's."""
+    random = np.random.default_rng(0)
+    then = random.normal(size=(groups, 500, 12))
+    now = then @ (np.eye(12) + 0.2 * random.normal(size=(groups, 12, 12)))
+    weight = random.normal(size=(groups, 12, 4))
+    gram, cross = (np.swapaxes(now, 1, 2) @ x / 500 for x in (now, then))
+    followed = following(LinearMap(weight, gram, np.ones((groups, 4))), cross)
+    missed = [np.square(now @ w - then @ weight).mean() for w in (weight, followed.weight)]
+    assert missed[1] < 0.2 * missed[0]
+    same = following(LinearMap(weight, gram, np.ones((groups, 4))), gram)
+    np.testing.assert_array_equal(same.weight, weight)

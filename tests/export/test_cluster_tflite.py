@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edgepalette.cluster.kmeans import kmeans
 from edgepalette.cluster.nearest import nearest_reference
 from edgepalette.cluster.sample import Sample
+from edgepalette.evaluate.activations import activation_pairs
 from edgepalette.evaluate.comparison import compare_files
 from edgepalette.export.cluster_tflite import cluster_tflite
 from edgepalette.export.convert import batch_one, convert_float
@@ -19,6 +22,8 @@ from edgepalette.export.lean import lean
 from edgepalette.export.palette_tflite import palettize
 from edgepalette.export.tflite import TfliteFiles
 from edgepalette.export.tflite_schema import Model, constant, read_model, write_model
+
+from .conftest import randomize
 
 Exported = Callable[[str, int], TfliteFiles]
 
@@ -43,6 +48,7 @@ def real() -> Model:
             layers.Dense(6),
         ]
     )
+    randomize(model)
     return read_model(convert_float(batch_one(model)))
 
 
@@ -133,3 +139,66 @@ def test_a_weight_of_few_values_is_left_alone_and_named(exported: Exported) -> N
     clustered, reports = cluster_tflite(model, 16)
     assert {report.reason for report in reports} == {"it has no more values than clusters"}
     assert write_model(clustered) == write_model(model)
+
+
+def outputs_lost(model: Model, clustered: Model) -> float:
+    """Mean squared difference of the two models' outputs on examples nothing was calibrated by."""
+    graph = model.subgraphs[0]
+    assert graph.outputs is not None
+    inputs = examples(model, 1)
+    ((now, then),) = activation_pairs(clustered, model, int(graph.outputs[0]), inputs=inputs)
+    return float(np.square(now - then).mean())
+
+
+def examples(model: Model, seed: int) -> NDArray[np.float32]:
+    """Inputs of which neighbours are alike, as in pictures."""
+    graph = model.subgraphs[0]
+    assert graph.inputs is not None
+    shape = graph.tensors[int(graph.inputs[0])].dims[1:]
+    random = np.random.default_rng(seed)
+    return np.cumsum(random.normal(size=(64, *shape)) / 2, axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", ["int8", "real"])
+def test_calibrated_weights_keep_the_outputs(request: pytest.FixtureRequest, kind: str) -> None:
+    """And change nothing but constants: weights, and biases that make up for the means."""
+    model: Model = request.getfixturevalue(kind)
+    plain, _ = cluster_tflite(model, 4)
+    seen: list[str] = []
+    observe = partial(activation_pairs, inputs=examples(model, 0))
+    clustered, reports = cluster_tflite(model, 4, observe, seen.append)
+    assert len(seen) == len(reports)
+    assert not any(report.reason or report.nearest for report in reports)
+    assert all(report.after <= 16 for report in reports)
+    assert outputs_lost(model, clustered) < 0.75 * outputs_lost(model, plain)
+    changed = set()
+    for number, (ours, theirs) in enumerate(
+        zip(clustered.subgraphs[0].tensors, model.subgraphs[0].tensors, strict=True)
+    ):
+        assert (ours.type, ours.dims) == (theirs.type, theirs.dims)
+        assert ours.quantization is theirs.quantization
+        after, before = constant(clustered, ours), constant(model, theirs)
+        assert (after is None) == (before is None)
+        if after is not None and before is not None and not np.array_equal(after, before):
+            changed.add(number)
+            assert after.dtype == before.dtype
+    weights = {report.tensor for report in reports}
+    assert weights < changed
+    assert len(changed) <= 2 * len(weights)
+
+
+def test_weights_whose_inputs_are_not_known_take_nearest_values_and_say_so(
+    exported: Exported,
+) -> None:
+    model = read_model(exported("kernels", 64).dense)
+    observe = partial(activation_pairs, inputs=examples(model, 0))
+    clustered, reports = cluster_tflite(model, 16, observe)
+    found = {report.nearest for report in reports}
+    assert found == {"", "the inputs of its products are not at hand"}
+    (transposed,) = [report for report in reports if report.nearest]
+    plain, _ = cluster_tflite(model, 16)
+    ours, theirs = (
+        constant(made, made.subgraphs[0].tensors[transposed.tensor]) for made in (clustered, plain)
+    )
+    assert ours is not None
+    assert np.array_equal(ours, np.asarray(theirs))

@@ -228,7 +228,12 @@ def test_palettize_gives_a_finished_file_shared_values(
     assert made["file"] == str(palette)
     assert made["palette_bytes"] == palette.stat().st_size < made["file_bytes"]
     assert (made["samples"], all(check["same"] for check in made["verified"])) == (60, True)
-    assert 0.5 < made["agreement"] <= 1
+    assert made["calibration"] == 200
+    plain = json_of(
+        command("palettize", file, "--clusters", "4", "--data", npz, "--calibration", "0", "--json")
+    )
+    assert plain["calibration"] == 0
+    assert 0.5 < plain["agreement"] <= made["agreement"] <= 1
     assert {row["shared"] for row in made["tensors"]} == {4}
     other = tmp_path / "other.npy"
     np.save(other, np.zeros((2, 3), np.float32))
