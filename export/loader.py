@@ -16,7 +16,9 @@ input, the ancillary tensor, is
 and its first the indices, most significant bit first, in the tensor's own order, zero-padded to a byte.
 
 The expanded file is the palette file, kept whole at the end, behind new tables that point into it: nothing it holds
-needs to be understood. DECODE operators are dropped and their outputs become constants.
+needs to be understood. DECODE operators are dropped and their outputs become constants. That takes the palette file,
+at most three times the expanded one and about 2 MB of memory; a file that expands to more than 64 times its size is
+refused before it does.
 """
 
 from __future__ import annotations
@@ -359,7 +361,7 @@ class _Expansion:
         for slot in (3, 5, 6, 7):
             self._keep_offset(self.model, slot)
         builder.Finish(builder.EndObject(), file_identifier=IDENTIFIER)
-        return bytes(builder.Output())
+        return bytes(memoryview(builder.Bytes)[builder.head :])
 
     def _is_decode(self, code: int) -> bool:
         name = self.file.target(code, 1)
