@@ -17,7 +17,7 @@ and its first the indices, most significant bit first, in the tensor's own order
 
 The expanded file is the palette file, kept whole at the end, behind new tables that point into it: nothing it holds
 needs to be understood. DECODE operators are dropped and their outputs become constants. That takes the palette file,
-at most three times the expanded one and about 2 MB of memory; a file that expands to more than 64 times its size is
+at most three times the expanded one and a few MB of memory; a file that expands to more than 64 times its size is
 refused before it does.
 """
 
@@ -102,7 +102,7 @@ def _places(bits: int) -> Iterator[tuple[int, int, int]]:
 
 def _shifted(column: NDArray[np.uint8], left: int) -> NDArray[np.uint8]:
     """What leaves the byte is lost."""
-    return column << left if left >= 0 else column >> -left
+    return np.asarray(column << left if left >= 0 else column >> -left, np.uint8)
 
 
 def _padded(values: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:

@@ -332,8 +332,9 @@ class _Constants:
 
     @property
     def size(self) -> int:
-        parts = (*self.kept, *self.pending, *self.nodes, *self.pending_nodes)
-        return sum(part.ByteSize() for part in parts)
+        tensors = sum(tensor.ByteSize() for tensor in (*self.kept, *self.pending))
+        nodes = sum(node.ByteSize() for node in (*self.nodes, *self.pending_nodes))
+        return int(tensors + nodes)
 
     def add(self, array: NDArray[np.generic]) -> str:
         key = (str(array.dtype), array.shape, array.tobytes())

@@ -7,6 +7,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -156,6 +157,18 @@ def test_blocks_decode_as_the_whole(
         np.testing.assert_array_equal(
             np.moveaxis(found, axis, 0).reshape(shape[axis], -1), expected
         )
+
+
+@pytest.mark.parametrize("stride", [0, 32])
+def test_decoding_takes_little_more_memory_than_its_result(stride: int) -> None:
+    shape = (64, 1 << 17)
+    record = LutRecord(5, 0, stride, bytes(64 * 32))
+    packed = bytes(5 * shape[0] * shape[1] // 8)
+    tracemalloc.start()
+    found = record.decode(packed, shape, "i1", 0)
+    taken = tracemalloc.get_traced_memory()[1] - found.nbytes
+    tracemalloc.stop()
+    assert taken < 64 * loader.BLOCK
 
 
 def test_an_index_beyond_the_table_is_refused() -> None:
@@ -345,7 +358,7 @@ def test_a_folder_that_cannot_be_written_does_not_hinder(
     (tmp_path / "file").write_bytes(b"")
     with pytest.warns(RuntimeWarning, match="the model is not cached"):
         assert load(model, tmp_path / "file" / "cache") == expected
-    monkeypatch.setattr(loader.tempfile, "mkstemp", refused)
+    monkeypatch.setattr("tempfile.mkstemp", refused)
     with pytest.warns(RuntimeWarning, match="Read-only file system"):
         assert load(model, tmp_path / "cache") == expected
 
@@ -358,7 +371,7 @@ def refused(*_: object, **__: object) -> Any:
 def test_an_entry_is_written_whole_or_not_at_all(
     call: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loader.os, call, refused)
+    monkeypatch.setattr(f"os.{call}", refused)
     with pytest.warns(RuntimeWarning, match="the model is not cached"):
         load(model, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
