@@ -16,13 +16,18 @@ input, the ancillary tensor, is
 and its first the indices, most significant bit first, in the tensor's own order, zero-padded to a byte.
 
 The expanded file is the palette file, kept whole at the end, behind new tables that point into it: nothing it holds
-needs to be understood. DECODE operators are dropped and their outputs become constants.
+needs to be understood. DECODE operators are dropped and their outputs become constants. That takes the palette file,
+at most three times the expanded one and a few MB of memory; a file that expands to more than 64 times its size is
+refused before it does.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import struct
+import tempfile
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +52,11 @@ MAX_BITS = 7
 MAX_STRIDE = 128
 # a byte of packed indices gives at most 8 one-byte values, or 8 four-byte ones
 MAX_EXPANSION = 64
+# indices unpacked at a time, a multiple of 8: what decoding takes beside its result
+BLOCK = 1 << 17
+# raised whenever the same palette file is expanded to other bytes
+CACHE_VERSION = 1
+CACHE_SUFFIX = ".expanded"
 
 # numpy types of the tensor types a palette may stand for, by their number in the schema
 _TYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "u1", 4: "<i8", 7: "<i2", 9: "i1"}
@@ -57,18 +67,47 @@ _BIASED = {3: (0, 1, 2), 4: (0, 1, 2), 9: (0, 1, 2), 67: (2, 1, 3)}
 
 def pack_codes(codes: NDArray[np.uint8], bits: int) -> bytes:
     """Indices below 2^bits as packed bytes, most significant bit first, zero-padded."""
-    planes = np.unpackbits(codes.reshape(-1, 1).astype(np.uint8), axis=1)[:, 8 - bits :]
-    return np.packbits(planes.reshape(-1)).tobytes()
+    groups = _padded(codes.reshape(-1), 8)
+    packed = np.zeros((len(groups), bits), np.uint8)
+    for code, byte, shift in _places(bits):
+        packed[:, byte] |= _shifted(groups[:, code], shift)
+    return packed.tobytes()[: (codes.size * bits + 7) // 8]
 
 
-def unpack_codes(packed: bytes, bits: int, count: int) -> NDArray[np.uint8]:
+def unpack_codes(packed: bytes | memoryview, bits: int, count: int) -> NDArray[np.uint8]:
     """The first `count` indices of `pack_codes`. Raises FormatError if there are fewer."""
-    if len(packed) * 8 < count * bits:
-        raise FormatError(
-            f"{count} indices of {bits} bits need {(count * bits + 7) // 8} bytes, got {len(packed)}"
-        )
-    planes = np.unpackbits(np.frombuffer(packed, np.uint8), count=count * bits)
-    return np.asarray(np.packbits(planes.reshape(count, bits), axis=1)[:, 0] >> (8 - bits))
+    needed = _needed(packed, bits, count)
+    groups = _padded(np.frombuffer(packed, np.uint8, needed), bits)
+    codes = np.zeros((len(groups), 8), np.uint8)
+    for code, byte, shift in _places(bits):
+        codes[:, code] |= _shifted(groups[:, byte], -shift)
+    codes &= (1 << bits) - 1
+    return codes.reshape(-1)[:count]
+
+
+def _needed(packed: bytes | memoryview, bits: int, count: int) -> int:
+    needed = (count * bits + 7) // 8
+    if len(packed) < needed:
+        raise FormatError(f"{count} indices of {bits} bits need {needed} bytes, got {len(packed)}")
+    return needed
+
+
+def _places(bits: int) -> Iterator[tuple[int, int, int]]:
+    """(code, byte, left shift that moves the code there) of 8 indices in `bits` bytes; some lie in two of them."""
+    for code in range(8):
+        end = (code + 1) * bits
+        for byte in range(code * bits // 8, (end + 7) // 8):
+            yield code, byte, 8 * (byte + 1) - end
+
+
+def _shifted(column: NDArray[np.uint8], left: int) -> NDArray[np.uint8]:
+    """What leaves the byte is lost."""
+    return np.asarray(column << left if left >= 0 else column >> -left, np.uint8)
+
+
+def _padded(values: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
+    """(groups, width), zeros at the end."""
+    return np.pad(values, (0, -len(values) % width)).reshape(-1, width)
 
 
 @dataclass(frozen=True)
@@ -104,31 +143,43 @@ class LutRecord:
         return cls(bits, axis, stride, data[HEADER_SIZE:])
 
     def decode(
-        self, packed: bytes, shape: tuple[int, ...], dtype: str, channel_axis: int
+        self, packed: bytes | memoryview, shape: tuple[int, ...], dtype: str, channel_axis: int
     ) -> NDArray[Any]:
         """The dense tensor. channel_axis: whose tables follow each other when the stride is not 0."""
-        count = 1
-        for size in shape:
-            count *= size
-        codes = unpack_codes(packed, self.bits, count).reshape(shape)
         itemsize = np.dtype(dtype).itemsize
         table = np.frombuffer(self.values[: len(self.values) // itemsize * itemsize], dtype)
-        positions = codes.astype(np.intp)
-        if self.axis != ONE_TABLE and self.stride:
-            along = [1] * len(shape)
-            along[channel_axis] = -1
-            positions += self.stride * np.arange(shape[channel_axis]).reshape(along)
-        if count and int(positions.max()) >= len(table):
-            raise FormatError(
-                f"an index names value {int(positions.max())} of {len(table)}; the file is damaged"
-            )
-        return np.asarray(table[positions])
+        dense = np.empty(shape, dtype)
+        values = dense.reshape(-1)
+        _needed(packed, self.bits, values.size)
+        rest = memoryview(packed)
+        several = self.axis != ONE_TABLE and self.stride
+        # elements from one channel to the next
+        inner = int(np.prod(shape[channel_axis + 1 :], dtype=np.int64)) if several else 1
+        for start in range(0, values.size, BLOCK):
+            count = min(BLOCK, values.size - start)
+            codes = unpack_codes(rest[start * self.bits // 8 :], self.bits, count)
+            positions: NDArray[Any] = codes
+            if several:
+                channels = np.arange(start, start + count) // inner % shape[channel_axis]
+                positions = codes + self.stride * channels
+            if int(positions.max()) >= len(table):
+                raise FormatError(
+                    f"an index names value {int(positions.max())} of {len(table)}; the file is damaged"
+                )
+            values[start : start + count] = table[positions]
+        return dense
 
 
-def load(path: str | os.PathLike[str]) -> bytes:
-    """A .tflite file, with palettes or without, as any TFLite runtime takes it and runs it fastest."""
+def load(path: str | os.PathLike[str], cache: str | os.PathLike[str] | None = None) -> bytes:
+    """A .tflite file, with palettes or without, as any TFLite runtime takes it and runs it fastest.
+
+    cache: a folder where what was expanded is kept for the next time; it is made if it is missing. Whoever can write
+    there can change what runs, so it must belong to this user or root and be writable by no one else. Where it cannot
+    be used, a RuntimeWarning says why and the file is expanded as without it.
+    """
     with open(path, "rb") as file:
-        return runnable(file.read())
+        data = file.read()
+    return runnable(data) if cache is None else _cached(data, os.fspath(cache))
 
 
 def runnable(data: bytes) -> bytes:
@@ -151,6 +202,72 @@ def _rebuild(data: bytes, bias_scales: bool) -> bytes:
         if isinstance(error, FormatError):
             raise
         raise FormatError(f"the file points outside itself ({error}); it is damaged") from None
+
+
+def _cached(data: bytes, folder: str) -> bytes:
+    """`runnable(data)`, kept in `folder` as a file named by the hash of `data` that ends in its own hash."""
+    key = _digest(str(CACHE_VERSION).encode(), data)
+    path = os.path.join(folder, key.hex() + CACHE_SUFFIX)
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        _check_trusted(os.stat(folder), folder)
+        kept = _read_entry(path, key)
+        if kept is not None:
+            return kept
+    except OSError as error:
+        warnings.warn(f"the model is not cached: {error}", RuntimeWarning, stacklevel=3)
+        return runnable(data)
+    expanded = runnable(data)
+    if expanded == data:
+        return data
+    try:
+        _write_entry(path, expanded, _digest(key, expanded))
+    except OSError as error:
+        warnings.warn(f"the model is not cached: {error}", RuntimeWarning, stacklevel=3)
+    return expanded
+
+
+def _digest(key: bytes, data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=32, key=key).digest()
+
+
+def _check_trusted(status: os.stat_result, path: str) -> None:
+    """Raises OSError unless only this user and root can write there."""
+    if not hasattr(os, "geteuid"):  # Windows has no such modes
+        return
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        raise OSError(f"{path} must belong to this user and be writable by no one else")
+
+
+def _read_entry(path: str, key: bytes) -> bytes | None:
+    """What `_write_entry` wrote, None if there is nothing or it is damaged. Raises OSError for a file of someone else's."""
+    try:
+        # a link would lead out of the folder that was checked
+        file = os.open(
+            path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        )
+    except FileNotFoundError:
+        return None
+    with open(file, "rb") as opened:
+        status = os.fstat(file)
+        _check_trusted(status, path)
+        data, digest = opened.read(max(0, status.st_size - 32)), opened.read(32)
+    return data if digest == _digest(key, data) else None
+
+
+def _write_entry(path: str, data: bytes, digest: bytes) -> None:
+    """Write whole or not at all: a power cut leaves no half of it under its name."""
+    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path), suffix=".part")
+    try:
+        with open(handle, "wb") as file:
+            file.write(data)
+            file.write(digest)
+            file.flush()
+            os.fsync(handle)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
 
 
 class _File:
@@ -244,7 +361,7 @@ class _Expansion:
         for slot in (3, 5, 6, 7):
             self._keep_offset(self.model, slot)
         builder.Finish(builder.EndObject(), file_identifier=IDENTIFIER)
-        return bytes(builder.Output())
+        return bytes(memoryview(builder.Bytes)[builder.head :])
 
     def _is_decode(self, code: int) -> bool:
         name = self.file.target(code, 1)

@@ -14,13 +14,14 @@ from .requantize import weights_read
 from .tflite_schema import Model, Op, TensorType, constant, read_model
 
 
-def model_gains(model: Any) -> dict[str, NDArray[np.float64]]:
+def model_gains(model: Any, float_file: bytes | None = None) -> dict[str, NDArray[np.float64]]:
     """By weight name, the gain of every element of the weights found in the model's float .tflite.
 
     An all-zero channel has gain 0. Weights the converter fused beyond a gain per channel are not in it.
+    float_file: what `convert_float` gives for the model, if it is at hand.
     Raises ExportError for a model that has no float .tflite form.
     """
-    tensors = _weight_tensors(read_model(convert_float(batch_one(model))))
+    tensors = _weight_tensors(read_model(float_file or convert_float(batch_one(model))))
     gains = {}
     for weight in layer_weights(model):
         if len(weight.shape) < 2 or str(weight.variable.dtype) != "float32":

@@ -1,8 +1,9 @@
 """Palette ONNX: standard operators only, packed codes → unpack → Gather(table) → Mul(gain).
 
 ONNX Runtime folds the whole chain into one constant when it loads the file: small file, dense speed.
-A code of b bits is stored as pieces of 4, 2 and 1 bits (5 = 4 + 1), because whole pieces fill bytes: a piece is
-unpacked by BitShift and Mod, which exist for uint8 since opset 13, so older runtimes read the file as well.
+A code of b bits is stored as pieces of 4, 2 and 1 bits (5 = 4 + 1), because whole pieces fill bytes. What every byte
+holds is computed once, by BitShift and Mod, which older runtimes have as well; a Gather by the packed bytes then gives
+all pieces of a byte at once, or, where one piece is the whole code, all values.
 """
 
 from __future__ import annotations
@@ -281,7 +282,7 @@ def _insert_palettes(
             constants.forget()
             kept.append(initializer)
             reports.append(_report(name, values, "dense", dense_bytes, reason))
-    replace_entries(graph.node, [*nodes, *graph.node])
+    replace_entries(graph.node, [*constants.nodes, *nodes, *graph.node])
     replace_entries(graph.initializer, [*kept, *constants.kept])
     return reports
 
@@ -320,16 +321,20 @@ def _take_values(graph: onnx.GraphProto, palettes: Mapping[str, Palette]) -> Non
 
 
 class _Constants:
-    """New initializers, equal ones shared; a chain that does not pay takes its own back."""
+    """New initializers and nodes that several chains read, equal ones shared; a chain that does not pay takes its own back."""
 
     def __init__(self) -> None:
         self.kept: list[TensorProto] = []
+        self.nodes: list[onnx.NodeProto] = []
         self.pending: list[TensorProto] = []
-        self.names: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self.pending_nodes: list[onnx.NodeProto] = []
+        self.names: dict[Any, str] = {}
 
     @property
     def size(self) -> int:
-        return sum(tensor.ByteSize() for tensor in (*self.kept, *self.pending))
+        tensors = sum(tensor.ByteSize() for tensor in (*self.kept, *self.pending))
+        nodes = sum(node.ByteSize() for node in (*self.nodes, *self.pending_nodes))
+        return int(tensors + nodes)
 
     def add(self, array: NDArray[np.generic]) -> str:
         key = (str(array.dtype), array.shape, array.tobytes())
@@ -338,51 +343,77 @@ class _Constants:
             self.pending.append(numpy_helper.from_array(array, name))
         return self.names[key]
 
+    def node(self, op: str, inputs: list[str], **attributes: Any) -> str:
+        key = (op, *inputs, *attributes.items())
+        if key not in self.names:
+            self.names[key] = name = f"p{len(self.names)}"
+            self.pending_nodes.append(helper.make_node(op, inputs, [name], **attributes))
+        return self.names[key]
+
+    def lookup(self, width: int, offset: int) -> str:
+        """uint8 (256, codes per byte): the pieces of `width` bits every byte holds, moved to `offset`."""
+        every_byte = self.add(np.arange(256, dtype=np.uint8).reshape(-1, 1))
+        shifted = self.node("BitShift", [every_byte, self.add(_shifts(width))], direction="RIGHT")
+        piece = self.node("Mod", [shifted, self.add(np.array([1 << width], np.uint8))])
+        if offset == 0:
+            return piece
+        moved = self.add(np.array([offset], np.uint8))
+        return self.node("BitShift", [piece, moved], direction="LEFT")
+
     def keep(self) -> None:
         self.kept += self.pending
-        self.pending = []
+        self.nodes += self.pending_nodes
+        self.pending, self.pending_nodes = [], []
 
     def forget(self) -> None:
         gone = {tensor.name for tensor in self.pending}
+        gone |= {node.output[0] for node in self.pending_nodes}
         self.names = {key: name for key, name in self.names.items() if name not in gone}
-        self.pending = []
+        self.pending, self.pending_nodes = [], []
 
 
 def _chain(name: str, prefix: str, palette: Palette, constants: _Constants) -> list[onnx.NodeProto]:
-    """Nodes that compute the initializer `name` from packed codes; `prefix` begins the names between."""
+    """Nodes that compute the initializer `name` from packed codes; `prefix` begins the names between.
+
+    A runtime that folds constants copies what every node gives, so few nodes give as much as the weight is long, and
+    as few of them as can be give more than a byte an element.
+    """
     nodes: list[onnx.NodeProto] = []
 
-    def node(op: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
-        output = output or f"{prefix}.{len(nodes)}"
-        nodes.append(helper.make_node(op, inputs, [output], **attributes))
-        return output
+    def node(op: str, inputs: list[str], **attributes: Any) -> str:
+        nodes.append(helper.make_node(op, inputs, [f"{prefix}.{len(nodes)}"], **attributes))
+        return str(nodes[-1].output[0])
 
-    def uint8(*numbers: int) -> str:
-        return constants.add(np.array(numbers, np.uint8))
-
-    whole = ""
-    for width, offset in pieces_of(palette.bits):
+    def spread(rows: str, width: int, offset: int) -> str:
+        """The row of `rows` every packed byte of a piece names, in the weight's shape."""
         bits = (palette.codes >> offset) & ((1 << width) - 1)
-        piece = constants.add(pack_piece(bits.astype(np.uint8), width))
-        if width < 8:
-            piece = node("BitShift", [piece, constants.add(_shifts(width))], direction="RIGHT")
-            piece = node("Mod", [piece, uint8(1 << width)])
-        piece = node("Reshape", [piece, constants.add(np.array([-1], np.int64))])
+        packed = constants.add(pack_piece(bits.astype(np.uint8), width))
+        part = node("Gather", [rows, node("Cast", [packed], to=TensorProto.INT32)])
         if palette.codes.size % (8 // width):
+            part = node("Reshape", [part, constants.add(np.array([-1], np.int64))])
             ends = [constants.add(np.array([n], np.int64)) for n in (0, palette.codes.size)]
-            piece = node("Slice", [piece, *ends])
-        if offset:
-            piece = node("BitShift", [piece, uint8(offset)], direction="LEFT")
-        whole = node("Add", [whole, piece]) if whole else piece
-    codes = node("Cast", [whole], to=TensorProto.INT32)
-    flat = node("Gather", [constants.add(palette.table), codes])
-    shape = constants.add(np.array(palette.codes.shape, np.int64))
-    if np.all(palette.scale == 1):
-        node("Reshape", [flat, shape], output=name)
-        return nodes
-    shaped = node("Reshape", [flat, shape])
-    along = [-1 if axis == palette.axis else 1 for axis in range(palette.codes.ndim)]
-    node("Mul", [shaped, constants.add(palette.scale.reshape(along))], output=name)
+            part = node("Slice", [part, *ends])
+        return node("Reshape", [part, constants.add(np.array(palette.codes.shape, np.int64))])
+
+    if palette.bits in PIECES:
+        # a byte of whole codes names their values themselves
+        table = np.pad(palette.table, (0, (1 << palette.bits) - palette.clusters))
+        codes = constants.node("Cast", [constants.lookup(palette.bits, 0)], to=TensorProto.INT32)
+        values = spread(node("Gather", [constants.add(table), codes]), palette.bits, 0)
+    else:
+        whole = ""
+        for width, offset in pieces_of(palette.bits):
+            if width == 8:
+                piece = constants.add(palette.codes)
+            else:
+                piece = spread(constants.lookup(width, offset), width, offset)
+            whole = node("Add", [whole, piece]) if whole else piece
+        codes = node("Cast", [whole], to=TensorProto.INT32)
+        values = node("Gather", [constants.add(palette.table), codes])
+    if not np.all(palette.scale == 1):
+        along = [-1 if axis == palette.axis else 1 for axis in range(palette.codes.ndim)]
+        node("Mul", [values, constants.add(palette.scale.reshape(along))])
+    nodes[-1].output[0] = name
     return nodes
 
 

@@ -40,15 +40,18 @@ def export_tflite(
     weights: Sequence[ClusteredWeight],
     samples: NDArray[np.float32],
     tables: Tables = Tables.SHARED,
+    float_file: bytes | None = None,
 ) -> TfliteFiles:
     """Convert, keep the palettes, write lean.
 
     model: a Keras model. weights: its clustered weights. samples: (N, …) inputs like those it will see.
+    float_file: what `convert_float` gives for the model, if it is at hand.
     Raises ExportError for a model that has no int8 TFLite form.
     """
     fixed = batch_one(model)
     stock = convert_int8(fixed, samples)
-    work = requantize(read_model(stock), read_model(convert_float(fixed)), weights)
+    floats = read_model(float_file or convert_float(fixed))
+    work = requantize(read_model(stock), floats, weights)
     dense = lean(work.model)
     file = palettize(dense, tables)
     _check_expansion(file, dense)

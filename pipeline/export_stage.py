@@ -11,6 +11,7 @@ import numpy as np
 
 from ..export import loader
 from ..export.clustered import clustered_weights
+from ..export.convert import batch_one, convert_float
 from ..export.model_gains import model_gains
 from ..export.palette_tflite import Tables
 from . import layout
@@ -31,13 +32,15 @@ def run_export(session: Session, clusters: int) -> None:
         session.path(layout.of_clusters(clusters, layout.CLUSTERED_MODEL)), recipe.model.source
     )
     folder = session.path(f"clusters-{clusters}")
-    weights = clustered_weights(model, model_gains(model) if tflite else None)
+    # converting a large model takes a while: once is enough
+    float_file = convert_float(batch_one(model)) if tflite else None
+    weights = clustered_weights(model, model_gains(model, float_file) if tflite else None)
     report: dict[str, Any] = {"weights": [weight.name for weight in weights]}
     if tflite:
         from ..export.tflite import export_tflite
 
         samples = data.examples(recipe.export.calibration, recipe.seed)
-        files = export_tflite(model, weights, samples, Tables(recipe.export.tables))
+        files = export_tflite(model, weights, samples, Tables(recipe.export.tables), float_file)
         proof = _proof(session, "tflite", files.palette, files.dense)
         write_bytes(folder / "dense.tflite", files.dense)
         write_bytes(folder / "palette.tflite", files.palette)

@@ -53,6 +53,9 @@ def main() -> None:
     )
     parser.add_argument("--model", type=Path, default=HERE / "palette.tflite")
     parser.add_argument("--input", type=Path, help=".npy file of examples; default: sample.npz")
+    parser.add_argument(
+        "--cache", type=Path, help="folder to keep the expanded model in: the next start is faster"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=int, default=50, help="timed runs")
     options = parser.parse_args()
@@ -63,7 +66,7 @@ def main() -> None:
     else:
         with np.load(HERE / "sample.npz", allow_pickle=False) as sample:
             examples, labels = sample["x"], sample["y"]
-    interpreter = make_interpreter(load(options.model), options.threads)
+    interpreter = make_interpreter(load(options.model, options.cache), options.threads)
     outputs = np.stack([run(interpreter, example) for example in examples])
     for number, output in enumerate(outputs):
         print(number, np.array2string(output, precision=4, suppress_small=True, max_line_width=120))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import struct
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +140,37 @@ def test_values_of_wider_types_are_read_little_endian() -> None:
     )
 
 
+@pytest.mark.parametrize(("axis", "shape"), [(0, (3, 7, 5)), (1, (3, 7, 5)), (2, (3, 7, 5))])
+def test_blocks_decode_as_the_whole(
+    axis: int, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(axis)
+    codes = random.integers(0, 5, shape).astype(np.uint8)
+    tables = random.integers(-128, 128, (shape[axis], 5)).astype(np.int8)
+    expected = np.take_along_axis(
+        tables, np.moveaxis(codes, axis, 0).reshape(shape[axis], -1).astype(np.intp), axis=1
+    )
+    record = LutRecord(3, axis, 5, tables.tobytes())
+    for block in (8, 24, 1 << 17):
+        monkeypatch.setattr(loader, "BLOCK", block)
+        found = record.decode(pack_codes(codes, 3), shape, "i1", axis)
+        np.testing.assert_array_equal(
+            np.moveaxis(found, axis, 0).reshape(shape[axis], -1), expected
+        )
+
+
+@pytest.mark.parametrize("stride", [0, 32])
+def test_decoding_takes_little_more_memory_than_its_result(stride: int) -> None:
+    shape = (64, 1 << 17)
+    record = LutRecord(5, 0, stride, bytes(64 * 32))
+    packed = bytes(5 * shape[0] * shape[1] // 8)
+    tracemalloc.start()
+    found = record.decode(packed, shape, "i1", 0)
+    taken = tracemalloc.get_traced_memory()[1] - found.nbytes
+    tracemalloc.stop()
+    assert taken < 64 * loader.BLOCK
+
+
 def test_an_index_beyond_the_table_is_refused() -> None:
     with pytest.raises(FormatError, match="an index names value 2 of 2; the file is damaged"):
         decode(LutRecord(2, 0, 0, bytes(2)))
@@ -217,6 +250,138 @@ def test_load_reads_a_file(exported: Exported, tmp_path: Path) -> None:
     data = exported("small", 4).palette
     (tmp_path / "m.tflite").write_bytes(data)
     assert load(tmp_path / "m.tflite") == runnable(data)
+
+
+def forbidden(data: bytes) -> bytes:
+    raise AssertionError("the file was expanded again")
+
+
+@pytest.fixture
+def model(exported: Exported, tmp_path: Path) -> Path:
+    """A palette file."""
+    path = tmp_path / "m.tflite"
+    path.write_bytes(exported("small", 4).palette)
+    return path
+
+
+def entry_of(cache: Path) -> Path:
+    """The one file of a cache."""
+    (entry,) = cache.iterdir()
+    return entry
+
+
+def test_what_was_expanded_is_kept_and_read_again(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "new" / "cache"
+    expected = runnable(model.read_bytes())
+    assert load(model, cache) == expected
+    monkeypatch.setattr(loader, "runnable", forbidden)
+    assert load(model, str(cache)) == expected
+
+
+def test_another_file_or_version_is_not_taken_for_it(
+    exported: Exported, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    load(model, cache)
+    model.write_bytes(exported("small", 16).palette)
+    assert load(model, cache) == runnable(model.read_bytes())
+    monkeypatch.setattr(loader, "CACHE_VERSION", loader.CACHE_VERSION + 1)
+    assert load(model, cache) == runnable(model.read_bytes())
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_a_plain_file_needs_no_cache(exported: Exported, model: Path, tmp_path: Path) -> None:
+    model.write_bytes(exported("small", 4).stock)
+    assert load(model, tmp_path / "cache") == model.read_bytes()
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def cut(entry: bytes) -> bytes:
+    return entry[:-1]
+
+
+def flipped(entry: bytes) -> bytes:
+    return entry[:100] + bytes([entry[100] ^ 1]) + entry[101:]
+
+
+def emptied(entry: bytes) -> bytes:
+    return b""
+
+
+def of_another_model(entry: bytes) -> bytes:
+    """Whole in itself, but made for another file."""
+    data = entry[:-32]
+    return data + loader._digest(bytes(32), data)
+
+
+@pytest.mark.parametrize("damage", [cut, flipped, emptied, of_another_model])
+def test_a_damaged_entry_is_expanded_anew(
+    damage: Callable[[bytes], bytes], model: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    expected = load(model, cache)
+    entry = entry_of(cache)
+    sound = entry.read_bytes()
+    entry.write_bytes(damage(sound))
+    assert load(model, cache) == expected
+    assert entry.read_bytes() == sound
+
+
+@pytest.mark.parametrize("what", ["folder", "entry"])
+def test_what_others_can_write_is_not_run(what: str, model: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    expected = load(model, cache)
+    key = bytes.fromhex(entry_of(cache).stem)
+    hostile = b"hostile"
+    entry_of(cache).write_bytes(hostile + loader._digest(key, hostile))
+    (cache if what == "folder" else entry_of(cache)).chmod(0o777)
+    with pytest.warns(RuntimeWarning, match="must belong to this user and be writable by no one"):
+        assert load(model, cache) == expected
+
+
+def test_a_link_in_the_place_of_an_entry_is_not_followed(model: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    expected = load(model, cache)
+    entry = entry_of(cache)
+    entry.rename(tmp_path / "elsewhere")
+    entry.symlink_to(tmp_path / "elsewhere")
+    with pytest.warns(RuntimeWarning, match="the model is not cached"):
+        assert load(model, cache) == expected
+
+
+def test_a_folder_that_cannot_be_written_does_not_hinder(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = runnable(model.read_bytes())
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.warns(RuntimeWarning, match="the model is not cached"):
+        assert load(model, tmp_path / "file" / "cache") == expected
+    monkeypatch.setattr("tempfile.mkstemp", refused)
+    with pytest.warns(RuntimeWarning, match="Read-only file system"):
+        assert load(model, tmp_path / "cache") == expected
+
+
+def refused(*_: object, **__: object) -> Any:
+    raise OSError(errno.EROFS, "Read-only file system")
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_an_entry_is_written_whole_or_not_at_all(
+    call: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"os.{call}", refused)
+    with pytest.warns(RuntimeWarning, match="the model is not cached"):
+        load(model, tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_damaged_file_is_refused_with_a_cache_as_without(model: Path, tmp_path: Path) -> None:
+    model.write_bytes(model.read_bytes()[:200])
+    with pytest.raises(FormatError):
+        load(model, tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
 
 
 def test_the_loader_alone_expands_a_file_on_a_device(exported: Exported, tmp_path: Path) -> None:

@@ -234,6 +234,16 @@ def test_activations_keep_their_outputs(activation: str, run: Run) -> None:
     )
 
 
+def test_a_palette_that_does_not_pay_leaves_nothing_in_the_file() -> None:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(8)])
+    cluster_weights(model, ClusterPlan.of(model, 4))
+    files = export_onnx(model, clustered_weights(model))
+    (report,) = files.initializers
+    assert report.reason.startswith("a palette would add ")
+    assert files.palette == files.dense
+
+
 def test_weights_that_are_not_clustered_stay_dense_with_the_reason() -> None:
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((24,)), keras.layers.Dense(24)])
