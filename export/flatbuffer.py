@@ -293,8 +293,9 @@ class _Reader:
                 found.append((slot, size, self._vector(self._follow(position + offset), size)))
                 continue
             gap = ends[ends.index(offset) + 1] - offset
-            width = next(power for power in _POWERS if power <= gap and offset % power == 0)
             start = position + offset
+            # fields lie on multiples of their width in the file; a table need not
+            width = next(power for power in _POWERS if power <= gap and start % power == 0)
             fields.append((slot, self.data[start : start + width]))
         return OpaqueTable(tuple(fields), tuple(found))
 
@@ -310,7 +311,7 @@ def write(root: Table, identifier: bytes) -> bytes:
 class _Writer:
     def __init__(self) -> None:
         self.builder = flatbuffers.Builder(1 << 16)
-        self.vectors: dict[tuple[bytes, int, int], int] = {}
+        self.vectors: dict[tuple[bytes, int, int, bool], int] = {}
         self.tables: dict[Any, int] = {}
 
     def file(self, root: Table, identifier: bytes) -> bytes:
@@ -365,7 +366,8 @@ class _Writer:
                 )
 
     def _bytes(self, data: bytes, size: int, alignment: int, is_text: bool = False) -> int:
-        key = (data, alignment, is_text)
+        # equal bytes of elements of another size are another vector: its count differs
+        key = (data, size, alignment, is_text)
         if key not in self.vectors:
             if is_text:
                 self.vectors[key] = int(self.builder.CreateString(data))
