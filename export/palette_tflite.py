@@ -29,6 +29,8 @@ from .tflite_schema import (
 
 # what TFLM's DECODE gives and operators take for weights
 PALETTE_TYPES = (TensorType.INT8, TensorType.FLOAT32)
+# a channel's scale and zero point
+CHANNEL_BYTES = 4 + 8
 # a tensor that saves this much surely pays for its DECODE, whose fixed cost is well below
 SURE_SAVING = 512
 
@@ -60,8 +62,10 @@ class Encoding:
 
     @property
     def payload(self) -> int:
-        """Bytes of indices, header and tables."""
-        return len(self.packed) + len(self.record.to_bytes())
+        """Bytes of indices, header and tables, and of scales that only say how many channels there are."""
+        stated = self.quantization if self.record.stride else None
+        scales = 0 if stated is None or stated.scale is None else stated.scale.size
+        return len(self.packed) + len(self.record.to_bytes()) + CHANNEL_BYTES * scales
 
     @property
     def shared(self) -> bool:
