@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..cluster.palette import index_width
 from .gains import channel_rows
-from .loader import DECODE_NAME, MAX_BITS, MAX_STRIDE, LutRecord, pack_codes
+from .loader import DECODE_NAME, MAX_BITS, MAX_STRIDE, ONE_TABLE, LutRecord, pack_codes
 from .tflite_schema import (
     Buffer,
     Model,
@@ -38,8 +39,9 @@ SURE_SAVING = 512
 class Tables(Enum):
     """How value tables are laid out.
 
-    SHARED: one table for all channels (axis 0, stride 0) unless one per channel is smaller. It rests on a reading of the
-    header that TFLM has but does not document. PER_CHANNEL: always one table per channel, the documented form.
+    SHARED: one table for all channels unless one per channel is smaller. For tensors with scales per channel (axis 0,
+    stride 0) it rests on a reading of the header that TFLM has but does not document. PER_CHANNEL: the documented form,
+    always one table per channel where a tensor has channels.
     """
 
     SHARED = "shared"
@@ -63,14 +65,14 @@ class Encoding:
     @property
     def payload(self) -> int:
         """Bytes of indices, header and tables, and of scales that only say how many channels there are."""
-        stated = self.quantization if self.record.stride else None
+        stated = None if self.shared else self.quantization
         scales = 0 if stated is None or stated.scale is None else stated.scale.size
         return len(self.packed) + len(self.record.to_bytes()) + CHANNEL_BYTES * scales
 
     @property
     def shared(self) -> bool:
         """Whether all channels read one table."""
-        return self.record.stride == 0
+        return self.record.stride == 0 or self.record.axis == ONE_TABLE
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,8 @@ def palettize(model: Model, tables: Tables = Tables.SHARED) -> PaletteFile:
         report = _report(encoding, graph)
         if encoding.tensor in added:
             reason = f"a palette would add {added[encoding.tensor]} bytes"
-            size = encoding.dense
-            report = replace(report, bits=8, encoding="dense", stored_bytes=size, reason=reason)
+            bits, size = 8 * encoding.dense // prod(report.shape), encoding.dense
+            report = replace(report, bits=bits, encoding="dense", stored_bytes=size, reason=reason)
         reports[encoding.tensor] = report
     return PaletteFile(data, tuple(reports[n] for n in sorted(reports)))
 
@@ -175,9 +177,9 @@ def _smallest(
     channels = min(
         (option for option in along if option), key=lambda option: option.payload, default=None
     )
-    if tables is Tables.PER_CHANNEL:
-        return channels
     shared = one_table(number, values, tensor)
+    if tables is Tables.PER_CHANNEL:
+        return channels or (shared if _scales(tensor) == 1 else None)
     # at equal index widths one table is never longer than those of all channels
     if channels is None or (shared is not None and shared.record.bits <= channels.record.bits):
         return shared
@@ -194,10 +196,12 @@ def one_table(number: int, values: NDArray[np.generic], tensor: Tensor) -> Encod
     if bits > MAX_BITS or not readable:
         return None
     packed = pack_codes(codes.astype(np.uint8), bits)
-    # axis 0 with stride 0: every channel's table begins where the first does, under either reading of the axis
-    record = LutRecord(bits, axis=0, stride=0, values=table.tobytes())
+    alone = _scales(tensor) == 1
+    # with axis 0 and stride 0 every channel's table begins where the first does, under either reading of the axis
+    axis, stride = (ONE_TABLE, len(table)) if alone else (0, 0)
+    record = LutRecord(bits, axis, stride, table.tobytes())
     stated = None
-    if quantization is not None and _scales(tensor) == 1 and _scale_axis(tensor) != 0:
+    if quantization is not None and alone and _scale_axis(tensor) != 0:
         # the axis of a single scale says nothing, but DECODE refuses any but 0
         stated = replace(quantization, quantized_dimension=0)
     return Encoding(number, record, packed, len(table), values.nbytes, stated)
@@ -206,8 +210,8 @@ def one_table(number: int, values: NDArray[np.generic], tensor: Tensor) -> Encod
 def channel_axes(values: NDArray[np.generic], tensor: Tensor) -> list[int]:
     """Axes along which DECODE can have a table per channel: it knows the first and the last one.
 
-    It reads the channels from the tensor's scales: an int8 tensor's axis is theirs, and one of a single scale has no
-    channels. A float tensor's is free; it is given scales, which no kernel of floats reads.
+    It reads the channels from the tensor's scales: an int8 tensor's axis is theirs, and one of a single scale has none.
+    A float tensor's is free; it is given scales, which no kernel of floats reads.
     """
     ends = [axis for axis in (0, values.ndim - 1) if values.shape[axis] > 1]
     if tensor.type == TensorType.FLOAT32:
@@ -258,9 +262,7 @@ def _obstacle(values: NDArray[np.generic], tensor: Tensor) -> str:
     """Why a weight has no palette."""
     if _scales(tensor) > 1 and _scale_axis(tensor) not in (0, values.ndim - 1):
         return "scales along an axis that is neither first nor last"
-    if len(np.unique(_exact(values))) > 2**MAX_BITS:
-        return f"more than {2**MAX_BITS} values"
-    return "one scale for all channels"
+    return f"more than {2**MAX_BITS} values"
 
 
 def _report(encoding: Encoding, graph: SubGraph) -> TensorReport:
@@ -279,7 +281,14 @@ def _report(encoding: Encoding, graph: SubGraph) -> TensorReport:
 def _dense(number: int, values: NDArray[np.generic], reason: str) -> TensorReport:
     count = len(np.unique(_exact(values)))
     return TensorReport(
-        number, values.shape, count, 8, "dense", values.nbytes, values.nbytes, reason
+        number,
+        values.shape,
+        count,
+        8 * values.itemsize,
+        "dense",
+        values.nbytes,
+        values.nbytes,
+        reason,
     )
 
 

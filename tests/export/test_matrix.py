@@ -20,7 +20,7 @@ from edgepalette.evaluate.comparison import ENGINES, Engine
 from edgepalette.evaluate.process import ask
 from edgepalette.evaluate.target import TARGETS
 from edgepalette.export.flatbuffer import OpaqueTable
-from edgepalette.export.loader import expand
+from edgepalette.export.loader import ONE_TABLE, expand
 from edgepalette.export.palette_tflite import (
     Encoding,
     Tables,
@@ -49,7 +49,8 @@ SAMPLES = 2
 INPUT_SCALE, WEIGHT_SCALE, OUTPUT_SCALE = 0.05, 0.01, 0.5
 BIT_WIDTHS = range(1, 8)
 TYPES = (TensorType.INT8, TensorType.FLOAT32)
-TFLITE_ENGINES = [engine for engine in ENGINES if TARGETS[engine.target].format == "tflite"]
+LITERT = Engine("LiteRT, default kernels", "host-tflite", {"package": "ai-edge-litert"})
+TFLITE_ENGINES = [e for e in ENGINES if TARGETS[e.target].format == "tflite"] + [LITERT]
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Outputs
 
 
 def _answers(name: str, files: list[list[str]]) -> Outputs:
-    engine = next(engine for engine in ENGINES if engine.name == name)
+    engine = next(engine for engine in TFLITE_ENGINES if engine.name == name)
     target = TARGETS[engine.target]
     question = {
         "runtime": target.runtime,
@@ -271,7 +272,9 @@ def test_the_index_is_as_wide_as_the_case_says_and_expands_to_the_same_bytes(cas
     model, encoding = encoded(case)
     assert encoding.record.bits == case.bits
     assert encoding.shared == (case.tables is Tables.SHARED)
-    assert encoding.record.axis == (0 if encoding.shared else case.kernel.axis)
+    one_scale = case.type == TensorType.FLOAT32 or case.kernel.channels == 1
+    shared_axis = ONE_TABLE if one_scale else 0
+    assert encoding.record.axis == (shared_axis if encoding.shared else case.kernel.axis)
     assert len(encoding.packed) == (prod(case.kernel.weights) * case.bits + 7) // 8
     expanded = read_model(expand(write_model(insert_decodes(model, [encoding]))))
     for ours, theirs in zip(expanded.subgraphs[0].tensors, model.subgraphs[0].tensors, strict=True):

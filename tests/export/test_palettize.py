@@ -393,11 +393,13 @@ def stack(count: int, size: int) -> Model:
     return replace(model, subgraphs=(graph,), buffers=buffers)
 
 
-def test_per_channel_tables_are_not_for_one_scale() -> None:
-    model = fully_connected(weights(64, 4), per_channel=False)
-    (report,) = palettize(model, Tables.PER_CHANNEL).tensors
-    assert report.encoding == "dense"
-    assert palettize(model).tensors[0].encoding == "shared"
+@pytest.mark.parametrize("tables", list(Tables))
+def test_a_tensor_of_one_scale_has_one_table_in_the_documented_form(tables: Tables) -> None:
+    file = palettize(fully_connected(weights(64, 4), per_channel=False), tables)
+    (report,) = file.tensors
+    assert (report.encoding, report.bits) == ("shared", 2)
+    # axis 15 is one table; its stride is its length
+    assert bytes([0, 1, 0, 0, 1, 0xF2, 4, *[0] * 9]) in file.data
 
 
 def test_a_weight_two_operators_read_is_decoded_once_before_the_first(run: Run) -> None:
