@@ -252,6 +252,7 @@ def _answers(name: str, files: list[list[str]]) -> Outputs:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("engine", TFLITE_ENGINES, ids=lambda engine: engine.name)
 def test_the_palette_gives_the_dense_files_bits(

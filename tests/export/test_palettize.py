@@ -13,12 +13,22 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from edgepalette.evaluate.child import Outcome
 from edgepalette.evaluate.runtimes import TFLITE_MODULES
 from edgepalette.export.loader import DECODE_NAME, expand
-from edgepalette.export.palette_tflite import PaletteFile, Tables, palettize, weight_tensors
+from edgepalette.export.palette_tflite import (
+    PaletteFile,
+    Tables,
+    channel_axes,
+    insert_decodes,
+    one_table,
+    palettize,
+    per_channel,
+    weight_tensors,
+)
 from edgepalette.export.tflite import TfliteFiles
 from edgepalette.export.tflite_schema import (
     Buffer,
@@ -300,6 +310,46 @@ def test_float_channels_with_values_of_their_own_get_a_table_each(last: bool) ->
     found = constant(expanded, expanded.subgraphs[0].tensors[2])
     assert found is not None
     assert found.tobytes() == (values.T if last else values).tobytes()
+
+
+@given(
+    hnp.array_shapes(min_dims=2, max_dims=4, max_side=9),
+    st.integers(1, 40),
+    st.sampled_from([np.int8, np.float32]),
+    st.integers(-1, 3),
+)
+@settings(deadline=None, max_examples=150)
+def test_every_encoding_expands_to_the_tensors_own_bytes(
+    shape: tuple[int, ...], values: int, dtype: Any, axis: int
+) -> None:
+    """axis: of the scales, -1 for a single one; floats have none."""
+    random = np.random.default_rng(values)
+    data = (random.integers(0, values, shape) - values // 2).astype(dtype)
+    model = fully_connected(weights(4, 2).astype(dtype))
+    graph = model.subgraphs[0]
+    axis = min(axis, len(shape) - 1)
+    count = 1 if axis < 0 else shape[axis]
+    quantization = QuantizationParameters(
+        scale=np.ones(count, np.float32),
+        zero_point=np.zeros(count, np.int64),
+        quantized_dimension=max(0, axis),
+    )
+    tensor = replace(
+        graph.tensors[2],
+        shape=np.array(shape, np.int32),
+        quantization=None if dtype is np.float32 else quantization,
+    )
+    graph = replace(graph, tensors=(*graph.tensors[:2], tensor))
+    model = replace(model, subgraphs=(graph,), buffers=(Buffer(), Buffer(data=data.tobytes())))
+    options = [one_table(2, data, tensor)]
+    options += [per_channel(2, data, tensor, along) for along in channel_axes(data, tensor)]
+    assert options[0] is not None or 0 < axis < len(shape) - 1
+    for option in options:
+        if option is not None:
+            expanded = read_model(expand(write_model(insert_decodes(model, [option]))))
+            found = constant(expanded, expanded.subgraphs[0].tensors[2])
+            assert found is not None
+            assert found.tobytes() == data.tobytes()
 
 
 def test_a_float_tensor_whose_channels_share_values_gets_one_table() -> None:
