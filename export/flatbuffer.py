@@ -100,6 +100,14 @@ class OpaqueTable:
     vectors: tuple[tuple[int, int, bytes], ...]
 
 
+class _Empty(tuple[Any, ...]):
+    __slots__ = ()
+
+
+EMPTY = _Empty()
+"""A vector of tables without entries that stands in the file all the same."""
+
+
 def scalar(slot: int, code: str, default: int = 0) -> Any:
     """A number field, `code` as in struct."""
     return dataclasses.field(
@@ -128,7 +136,7 @@ def table(slot: int, of: Callable[[], type[Table]]) -> Any:
 
 
 def tables(slot: int, of: Callable[[], type[Table]]) -> Any:
-    """A vector of tables, read as a tuple."""
+    """A vector of tables, read as a tuple: () if there is none, EMPTY if it has no entries."""
     return dataclasses.field(default=(), metadata={"slot": slot, "kind": Nested(of, vector=True)})
 
 
@@ -243,9 +251,8 @@ class _Reader:
                 if not vector:
                     return self._table(of(), self._follow(position))
                 start, count = self._extent(self._follow(position), 4)
-                return tuple(
-                    self._table(of(), self._follow(start + 4 * index)) for index in range(count)
-                )
+                entries = (self._table(of(), self._follow(start + 4 * n)) for n in range(count))
+                return tuple(entries) or EMPTY
             case Opaque(tag, vectors_of):
                 return self._opaque(self._follow(position), vectors_of(values.get(tag, 0)))
             case Foreign(meaning):
@@ -293,8 +300,9 @@ class _Reader:
                 found.append((slot, size, self._vector(self._follow(position + offset), size)))
                 continue
             gap = ends[ends.index(offset) + 1] - offset
-            width = next(power for power in _POWERS if power <= gap and offset % power == 0)
             start = position + offset
+            # fields lie on multiples of their width in the file; a table need not
+            width = next(power for power in _POWERS if power <= gap and start % power == 0)
             fields.append((slot, self.data[start : start + width]))
         return OpaqueTable(tuple(fields), tuple(found))
 
@@ -310,7 +318,7 @@ def write(root: Table, identifier: bytes) -> bytes:
 class _Writer:
     def __init__(self) -> None:
         self.builder = flatbuffers.Builder(1 << 16)
-        self.vectors: dict[tuple[bytes, int, int], int] = {}
+        self.vectors: dict[tuple[bytes, int, int, bool], int] = {}
         self.tables: dict[Any, int] = {}
 
     def file(self, root: Table, identifier: bytes) -> bytes:
@@ -322,7 +330,7 @@ class _Writer:
         cells: list[tuple[int, str, int, int]] = []
         for name, slot, kind in type(value).slots():
             field = getattr(value, name)
-            if field is None or (isinstance(kind, Nested) and kind.vector and not field):
+            if field is None or (type(field) is tuple and not field):
                 continue
             if isinstance(kind, Scalar):
                 cells.append((slot, kind.code, int(field), kind.default))
@@ -365,7 +373,8 @@ class _Writer:
                 )
 
     def _bytes(self, data: bytes, size: int, alignment: int, is_text: bool = False) -> int:
-        key = (data, alignment, is_text)
+        # equal bytes of elements of another size are another vector: its count differs
+        key = (data, size, alignment, is_text)
         if key not in self.vectors:
             if is_text:
                 self.vectors[key] = int(self.builder.CreateString(data))
@@ -385,8 +394,10 @@ class _Writer:
         return int(builder.EndVector())
 
     def _opaque(self, value: OpaqueTable) -> int:
+        # a vector of bytes may be a string, whose readers look for the zero after it
         offsets = {
-            slot: self._bytes(data, size, max(4, size)) for slot, size, data in value.vectors
+            slot: self._bytes(data, size, max(4, size), is_text=size == 1)
+            for slot, size, data in value.vectors
         }
         key = (value.fields, tuple(offsets.items()))
         if key in self.tables:

@@ -1,22 +1,26 @@
-"""Write int8 weights of few values as palettes: DECODE operators in a lean .tflite file."""
+"""Write int8 and float32 weights of few values as palettes: DECODE operators in a lean .tflite file."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..cluster.palette import index_width
 from .gains import channel_rows
-from .loader import DECODE_NAME, MAX_BITS, MAX_STRIDE, LutRecord, pack_codes
+from .loader import DECODE_NAME, MAX_BITS, MAX_STRIDE, ONE_TABLE, LutRecord, pack_codes
 from .tflite_schema import (
     Buffer,
     Model,
     Op,
     Operator,
     OperatorCode,
+    QuantizationParameters,
     SubGraph,
     Tensor,
     TensorType,
@@ -26,6 +30,8 @@ from .tflite_schema import (
 
 # what TFLM's DECODE gives and operators take for weights
 PALETTE_TYPES = (TensorType.INT8, TensorType.FLOAT32)
+# a channel's scale and zero point
+CHANNEL_BYTES = 4 + 8
 # a tensor that saves this much surely pays for its DECODE, whose fixed cost is well below
 SURE_SAVING = 512
 
@@ -33,8 +39,9 @@ SURE_SAVING = 512
 class Tables(Enum):
     """How value tables are laid out.
 
-    SHARED: one table for all channels (axis 0, stride 0) wherever it is smallest. It rests on a reading of the header
-    that TFLM has but does not document. PER_CHANNEL: always one table per channel, the documented form.
+    SHARED: one table for all channels unless one per channel is smaller. For tensors with scales per channel (axis 0,
+    stride 0) it rests on a reading of the header that TFLM has but does not document. PER_CHANNEL: the documented form,
+    always one table per channel where a tensor has channels.
     """
 
     SHARED = "shared"
@@ -43,23 +50,29 @@ class Tables(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """One tensor as packed indices and a record; `dense` is its size as it was."""
+    """One tensor as packed indices and a record; `dense` is its size as it was.
+
+    quantization: what the tensor states instead of its own, where DECODE would misread that; None keeps it.
+    """
 
     tensor: int
     record: LutRecord
     packed: bytes
     values: int
     dense: int
+    quantization: QuantizationParameters | None = None
 
     @property
     def payload(self) -> int:
-        """Bytes of indices, header and tables."""
-        return len(self.packed) + len(self.record.to_bytes())
+        """Bytes of indices, header and tables, and of scales that only say how many channels there are."""
+        stated = None if self.shared else self.quantization
+        scales = 0 if stated is None or stated.scale is None else stated.scale.size
+        return len(self.packed) + len(self.record.to_bytes()) + CHANNEL_BYTES * scales
 
     @property
     def shared(self) -> bool:
         """Whether all channels read one table."""
-        return self.record.stride == 0
+        return self.record.stride == 0 or self.record.axis == ONE_TABLE
 
 
 @dataclass(frozen=True)
@@ -85,38 +98,62 @@ class PaletteFile:
 
 
 def palettize(model: Model, tables: Tables = Tables.SHARED) -> PaletteFile:
-    """The palette file of a lean model: every int8 or float32 weight encoded for which that makes the file smaller."""
+    """The palette file of a lean model: every int8 or float32 weight encoded for which that makes the file smaller.
+
+    Weights that only a further subgraph reads stay dense: a loop would decode them in every step.
+    """
     graph = model.subgraphs[0]
-    chosen: list[Encoding] = []
+    candidates: list[Encoding] = []
     reports: dict[int, TensorReport] = {}
-    doubtful: list[Encoding] = []
     for number in weight_tensors(model):
         values = constant(model, graph.tensors[number])
         if values is None or graph.tensors[number].type not in PALETTE_TYPES:
             continue
-        encoding = _smallest(number, values, graph.tensors[number], tables)
+        encoding = _smallest(model, number, values, tables)
         if encoding is None:
-            reports[number] = _dense(number, values, f"more than {2**MAX_BITS} values")
-        elif encoding.payload + SURE_SAVING <= encoding.dense:
-            chosen.append(encoding)
+            reports[number] = _dense(number, values, _obstacle(values, graph.tensors[number]))
         else:
-            doubtful.append(encoding)
-    for encoding in doubtful:
-        saved = len(_write(model, chosen)) - len(_write(model, [*chosen, encoding]))
-        if saved > 0:
-            chosen.append(encoding)
-        else:
-            reports[encoding.tensor] = replace(
-                _report(encoding, graph),
-                bits=8,
-                encoding="dense",
-                stored_bytes=encoding.dense,
-                reason=f"a palette would add {-saved} bytes",
-            )
-    chosen.sort(key=lambda encoding: encoding.tensor)
-    for encoding in chosen:
-        reports[encoding.tensor] = _report(encoding, graph)
-    return PaletteFile(_write(model, chosen), tuple(reports[n] for n in sorted(reports)))
+            candidates.append(encoding)
+    data, added = _paying(model, candidates)
+    for encoding in candidates:
+        report = _report(encoding, graph)
+        if encoding.tensor in added:
+            reason = f"a palette would add {added[encoding.tensor]} bytes"
+            bits, size = 8 * encoding.dense // prod(report.shape), encoding.dense
+            report = replace(report, bits=bits, encoding="dense", stored_bytes=size, reason=reason)
+        reports[encoding.tensor] = report
+    return PaletteFile(data, tuple(reports[n] for n in sorted(reports)))
+
+
+def _paying(model: Model, candidates: list[Encoding]) -> tuple[bytes, dict[int, int]]:
+    """(the file of the encodings that make it smaller, bytes each other tensor's would add)."""
+    chosen, added = candidates, dict[int, int]()
+    data = _write(model, chosen)
+    # those left share the cost of what only the first DECODE brings, so doubt falls on the others one by one
+    for group in _doubtful(model, candidates):
+        kept = [encoding for encoding in chosen if encoding.tensor not in group]
+        without = _write(model, kept)
+        if len(without) <= len(data):
+            added.update(dict.fromkeys(group, len(data) - len(without)))
+            chosen, data = kept, without
+    dense = write_model(model)
+    if chosen and len(dense) <= len(data):
+        added.update({encoding.tensor: len(data) - len(dense) for encoding in chosen})
+        data = dense
+    return data, added
+
+
+def _doubtful(model: Model, candidates: list[Encoding]) -> Iterator[set[int]]:
+    """Tensors of one buffer each, whose palettes save too little, or leave its dense data in use, to be sure to pay."""
+    graph = model.subgraphs[0]
+    groups: dict[int, list[Encoding]] = {}
+    for encoding in candidates:
+        groups.setdefault(graph.tensors[encoding.tensor].buffer, []).append(encoding)
+    users = Counter(tensor.buffer for part in model.subgraphs for tensor in part.tensors)
+    for buffer, group in groups.items():
+        stored = sum(encoding.payload + SURE_SAVING for encoding in group)
+        if stored > group[0].dense or users[buffer] > len(group):
+            yield {encoding.tensor for encoding in group}
 
 
 def weight_tensors(model: Model) -> list[int]:
@@ -133,39 +170,65 @@ def weight_tensors(model: Model) -> list[int]:
 
 
 def _smallest(
-    number: int, values: NDArray[np.generic], tensor: Tensor, tables: Tables
+    model: Model, number: int, values: NDArray[np.generic], tables: Tables
 ) -> Encoding | None:
-    options = [_per_channel(number, values, tensor)]
-    if tables is Tables.SHARED:
-        options.append(_shared(number, values))
-    return min(
-        (option for option in options if option), key=lambda option: option.payload, default=None
+    tensor = model.subgraphs[0].tensors[number]
+    along = [per_channel(number, values, tensor, axis) for axis in channel_axes(values, tensor)]
+    channels = min(
+        (option for option in along if option), key=lambda option: option.payload, default=None
     )
+    shared = one_table(number, values, tensor)
+    if tables is Tables.PER_CHANNEL:
+        return channels or (shared if _scales(tensor) == 1 else None)
+    # at equal index widths one table is never longer than those of all channels
+    if channels is None or (shared is not None and shared.record.bits <= channels.record.bits):
+        return shared
+    options = [option for option in (shared, channels) if option is not None]
+    return min(options, key=lambda option: len(_write(model, [option])))
 
 
-def _shared(number: int, values: NDArray[np.generic]) -> Encoding | None:
-    table, codes = np.unique(values, return_inverse=True)
+def one_table(number: int, values: NDArray[np.generic], tensor: Tensor) -> Encoding | None:
+    """Tensor `number` with one table for all channels; None if it has too many values or scales along a middle axis."""
+    table, codes = np.unique(_exact(values), return_inverse=True)
     bits = index_width(len(table))
-    if bits > MAX_BITS:
+    quantization = tensor.quantization
+    readable = _scales(tensor) == 1 or _scale_axis(tensor) in (0, values.ndim - 1)
+    if bits > MAX_BITS or not readable:
         return None
     packed = pack_codes(codes.astype(np.uint8), bits)
-    # axis 0 with stride 0: every channel's table begins where the first does, under either reading of the axis
-    record = LutRecord(bits, axis=0, stride=0, values=table.tobytes())
-    return Encoding(number, record, packed, len(table), values.nbytes)
+    alone = _scales(tensor) == 1
+    # with axis 0 and stride 0 every channel's table begins where the first does, under either reading of the axis
+    axis, stride = (ONE_TABLE, len(table)) if alone else (0, 0)
+    record = LutRecord(bits, axis, stride, table.tobytes())
+    stated = None
+    if quantization is not None and alone and _scale_axis(tensor) != 0:
+        # the axis of a single scale says nothing, but DECODE refuses any but 0
+        stated = replace(quantization, quantized_dimension=0)
+    return Encoding(number, record, packed, len(table), values.nbytes, stated)
 
 
-def _per_channel(number: int, values: NDArray[np.generic], tensor: Tensor) -> Encoding | None:
-    quantization = tensor.quantization
-    per_tensor = quantization is None or quantization.scale is None or len(quantization.scale) == 1
-    axis = 0 if per_tensor or quantization is None else quantization.quantized_dimension
-    if per_tensor or axis not in (0, values.ndim - 1):
-        return None
-    rows = channel_rows(values, axis)
+def channel_axes(values: NDArray[np.generic], tensor: Tensor) -> list[int]:
+    """Axes along which DECODE can have a table per channel: it knows the first and the last one.
+
+    It reads the channels from the tensor's scales: an int8 tensor's axis is theirs, and one of a single scale has none.
+    A float tensor's is free; it is given scales, which no kernel of floats reads.
+    """
+    ends = [axis for axis in (0, values.ndim - 1) if values.shape[axis] > 1]
+    if tensor.type == TensorType.FLOAT32:
+        return ends
+    return [axis for axis in ends if _scales(tensor) > 1 and axis == _scale_axis(tensor)]
+
+
+def per_channel(
+    number: int, values: NDArray[np.generic], tensor: Tensor, axis: int
+) -> Encoding | None:
+    """Tensor `number` with a table for every channel of `axis`; None if a channel has too many values."""
+    rows = channel_rows(_exact(values), axis)
     stride = max(len(np.unique(row)) for row in rows)
     bits = index_width(stride)
     if bits > MAX_BITS or stride > MAX_STRIDE:
         return None
-    table = np.zeros((len(rows), stride), values.dtype)
+    table = np.zeros((len(rows), stride), rows.dtype)
     codes = np.zeros(rows.shape, np.uint8)
     for channel, row in enumerate(rows):
         distinct, codes[channel] = np.unique(row, return_inverse=True)
@@ -173,7 +236,33 @@ def _per_channel(number: int, values: NDArray[np.generic], tensor: Tensor) -> En
     shape = np.moveaxis(values, axis, 0).shape
     in_order = np.moveaxis(codes.reshape(shape), 0, axis)
     record = LutRecord(bits, axis, stride, table.tobytes())
-    return Encoding(number, record, pack_codes(in_order, bits), stride, values.nbytes)
+    stated = None
+    if tensor.type == TensorType.FLOAT32:
+        ones, zeros = np.ones(len(rows), np.float32), np.zeros(len(rows), np.int64)
+        stated = QuantizationParameters(scale=ones, zero_point=zeros, quantized_dimension=axis)
+    return Encoding(number, record, pack_codes(in_order, bits), stride, values.nbytes, stated)
+
+
+def _exact(values: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Floats as the whole numbers of their bits: a minus before a zero is kept, and every NaN."""
+    return values.view(np.uint32) if values.dtype.kind == "f" else values
+
+
+def _scales(tensor: Tensor) -> int:
+    """How many channels DECODE sees: as many as the tensor states scales, 1 without."""
+    stated = None if tensor.quantization is None else tensor.quantization.scale
+    return 1 if stated is None else max(1, stated.size)
+
+
+def _scale_axis(tensor: Tensor) -> int:
+    return 0 if tensor.quantization is None else tensor.quantization.quantized_dimension
+
+
+def _obstacle(values: NDArray[np.generic], tensor: Tensor) -> str:
+    """Why a weight has no palette."""
+    if _scales(tensor) > 1 and _scale_axis(tensor) not in (0, values.ndim - 1):
+        return "scales along an axis that is neither first nor last"
+    return f"more than {2**MAX_BITS} values"
 
 
 def _report(encoding: Encoding, graph: SubGraph) -> TensorReport:
@@ -190,9 +279,16 @@ def _report(encoding: Encoding, graph: SubGraph) -> TensorReport:
 
 
 def _dense(number: int, values: NDArray[np.generic], reason: str) -> TensorReport:
-    count = len(np.unique(values))
+    count = len(np.unique(_exact(values)))
     return TensorReport(
-        number, values.shape, count, 8, "dense", values.nbytes, values.nbytes, reason
+        number,
+        values.shape,
+        count,
+        8 * values.itemsize,
+        "dense",
+        values.nbytes,
+        values.nbytes,
+        reason,
     )
 
 
@@ -225,7 +321,9 @@ def insert_decodes(model: Model, encodings: list[Encoding]) -> Model:
             inputs=np.array(inputs, np.int32),
             outputs=np.array([encoding.tensor], np.int32),
         )
-        tensors[encoding.tensor] = replace(graph.tensors[encoding.tensor], buffer=0)
+        tensor = graph.tensors[encoding.tensor]
+        quantization = encoding.quantization or tensor.quantization
+        tensors[encoding.tensor] = replace(tensor, buffer=0, quantization=quantization)
     code = OperatorCode(
         deprecated_builtin_code=Op.CUSTOM, builtin_code=Op.CUSTOM, custom_code=DECODE_NAME
     )

@@ -83,6 +83,11 @@ def _option_vectors(options: int) -> dict[int, int]:
     }.get(options, {})
 
 
+def _index_vector(kind: int) -> dict[int, int]:
+    """The same for SparseIndexVector: int32, uint16 or uint8."""
+    return {1: {0: 4}, 2: {0: 2}, 3: {0: 1}}.get(kind, {})
+
+
 @dataclass(frozen=True, eq=False)
 class OperatorCode(fb.Table):
     """An operator the file uses; old files set only the deprecated code."""
@@ -112,6 +117,27 @@ class QuantizationParameters(fb.Table):
 
 
 @dataclass(frozen=True, eq=False)
+class DimensionMetadata(fb.Table):
+    """How one level of a sparse tensor is stored: all of it, or segments and indices in the type that is enough."""
+
+    format: int = fb.scalar(0, "b")
+    dense_size: int = fb.scalar(1, "i")
+    array_segments_type: int = fb.scalar(2, "B")
+    array_segments: fb.OpaqueTable | None = fb.opaque(3, "array_segments_type", _index_vector)
+    array_indices_type: int = fb.scalar(4, "B")
+    array_indices: fb.OpaqueTable | None = fb.opaque(5, "array_indices_type", _index_vector)
+
+
+@dataclass(frozen=True, eq=False)
+class SparsityParameters(fb.Table):
+    """Which elements of a sparse tensor its buffer holds."""
+
+    traversal_order: NDArray[np.int32] | None = fb.numbers(0, "<i4")
+    block_map: NDArray[np.int32] | None = fb.numbers(1, "<i4")
+    dim_metadata: tuple[DimensionMetadata, ...] = fb.tables(2, lambda: DimensionMetadata)
+
+
+@dataclass(frozen=True, eq=False)
 class Tensor(fb.Table):
     """A tensor; its data is buffer number `buffer` (0: none)."""
 
@@ -121,7 +147,7 @@ class Tensor(fb.Table):
     name: bytes | None = fb.text(3)
     quantization: QuantizationParameters | None = fb.table(4, lambda: QuantizationParameters)
     is_variable: int = fb.scalar(5, "?")
-    sparsity: fb.ForeignValue | None = fb.foreign(6, "a sparse tensor")
+    sparsity: SparsityParameters | None = fb.table(6, lambda: SparsityParameters)
     shape_signature: NDArray[np.int32] | None = fb.numbers(7, "<i4")
     has_rank: int = fb.scalar(8, "?")
     variant_tensors: fb.ForeignValue | None = fb.foreign(9, "variant tensors")
@@ -204,6 +230,7 @@ class SignatureDef(fb.Table):
     inputs: tuple[TensorMap, ...] = fb.tables(0, lambda: TensorMap)
     outputs: tuple[TensorMap, ...] = fb.tables(1, lambda: TensorMap)
     signature_key: bytes | None = fb.text(2)
+    deprecated_tag: bytes | None = fb.text(3)
     subgraph_index: int = fb.scalar(4, "I")
 
 
@@ -237,12 +264,12 @@ def write_model(model: Model) -> bytes:
 
 
 def constant(model: Model, tensor: Tensor) -> NDArray[np.generic] | None:
-    """A constant tensor's values in its shape; None if it has no data here or no numpy type.
+    """A constant tensor's values in its shape; None if it has no data here, is sparse or of no numpy type.
 
     Raises FormatError if the buffer's length is not the shape's.
     """
     data = model.buffers[tensor.buffer].data
-    if not data or tensor.type not in NUMPY_TYPES:
+    if not data or tensor.sparsity is not None or tensor.type not in NUMPY_TYPES:
         return None
     dtype = np.dtype(NUMPY_TYPES[TensorType(tensor.type)])
     count = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from math import prod
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,6 +19,8 @@ from edgepalette.cluster.plan import ClusterPlan, Override
 from edgepalette.evaluate.child import Outcome, Request, run_file
 from edgepalette.export.clustered import clustered_weights
 from edgepalette.export.convert import quiet
+from edgepalette.export.loader import HEADER_SIZE
+from edgepalette.export.palette_tflite import TensorReport
 from edgepalette.export.tflite import TfliteFiles, export_tflite
 
 SAMPLES = 16
@@ -167,6 +170,28 @@ def inputs() -> Callable[[Any], NDArray[np.float32]]:
 def prepared() -> Callable[[Any], None]:
     """Gives a model random biases and BatchNorm statistics."""
     return randomize
+
+
+# the most a DECODE may add to its packed indices, with a table of 16 bytes in it: header, tensors, operator, borders
+DECODE_BYTES = 145
+TABLE_IN_IT = 16
+
+
+def most_bytes(dense: bytes, tensors: tuple[TensorReport, ...]) -> int:
+    """The largest a palette file may be: dense - sum of (dense - packed) + 145 per DECODE, and longer tables as they are."""
+    total = len(dense)
+    for report in tensors:
+        if report.encoding != "dense":
+            packed = (prod(report.shape) * report.bits + 7) // 8
+            table = report.stored_bytes - packed - HEADER_SIZE
+            total += packed - report.dense_bytes + DECODE_BYTES + max(0, table - TABLE_IN_IT)
+    return total
+
+
+@pytest.fixture(scope="session")
+def most() -> Callable[[bytes, tuple[TensorReport, ...]], int]:
+    """The bound on a palette file's size: most(lean dense file, reports)."""
+    return most_bytes
 
 
 Run = Callable[..., Outcome]

@@ -37,6 +37,8 @@ class Tree(fb.Table):
     first: Leaf | None = fb.table(1, lambda: Leaf)
     data: bytes | None = fb.raw(2, 16)
     counts: NDArray[np.int64] | None = fb.numbers(3, "<i8")
+    places: NDArray[np.int32] | None = fb.numbers(5, "<i4")
+    plain: bytes | None = fb.raw(6)
     strange: fb.ForeignValue | None = fb.foreign(4, "strange things")
 
 
@@ -53,8 +55,12 @@ def same(a: Any, b: Any) -> bool:
         return type(a) is type(b) and all(
             same(getattr(a, name), getattr(b, name)) for name, _, _ in a.slots()
         )
-    if isinstance(a, tuple) and isinstance(b, tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    if isinstance(a, tuple):
+        return (
+            type(a) is type(b)
+            and len(a) == len(b)
+            and all(same(x, y) for x, y in zip(a, b, strict=True))
+        )
     if isinstance(a, np.ndarray):
         return isinstance(b, np.ndarray) and a.dtype == b.dtype and a.tobytes() == b.tobytes()
     return bool(a == b)
@@ -71,10 +77,12 @@ LEAVES = st.builds(
 )
 TREES = st.builds(
     Tree,
-    leaves=st.lists(LEAVES, max_size=5).map(tuple),
+    leaves=st.just(fb.EMPTY) | st.lists(LEAVES, max_size=5).map(tuple),
     first=st.none() | LEAVES,
     data=st.none() | st.binary(max_size=40),
     counts=st.none() | hnp.arrays(np.int64, st.integers(0, 5)),
+    places=st.none() | hnp.arrays(np.int32, st.integers(0, 2), elements=st.integers(0, 1)),
+    plain=st.none() | st.sampled_from([bytes(4), bytes([1, 0, 0, 0]), bytes(8)]),
 )
 
 
@@ -119,6 +127,53 @@ def test_equal_vectors_and_equal_tables_are_written_once_and_read_as_one_object(
     assert len({id(leaf) for leaf in leaves}) == 1
     other = fb.write(Tree(leaves=(Leaf(values=values), Leaf(values=values, number=3))), IDENTIFIER)
     assert len(other) < len(one) + values.nbytes // 2
+
+
+def test_equal_bytes_of_elements_of_another_size_are_another_vector() -> None:
+    tree = Tree(places=np.array([1], np.int32), plain=bytes([1, 0, 0, 0]))
+    assert same(fb.read(Tree, fb.write(tree, IDENTIFIER), IDENTIFIER), tree)
+
+
+def test_an_empty_vector_of_tables_is_kept_and_none_is_made() -> None:
+    for leaves in ((), fb.EMPTY):
+        data = fb.write(Tree(leaves=leaves), IDENTIFIER)
+        assert fb.read(Tree, data, IDENTIFIER).leaves is leaves
+
+
+@dataclass(frozen=True, eq=False)
+class Choice(fb.Table):
+    kind: int = fb.scalar(0, "B")
+    options: fb.OpaqueTable | None = fb.opaque(
+        1, "kind", lambda kind: {0: kind} if kind < 5 else {}
+    )
+
+
+@pytest.mark.parametrize("before", range(8))
+def test_fields_of_an_unknown_table_keep_their_width_wherever_the_table_lies(before: int) -> None:
+    builder = flatbuffers.Builder()
+    if before:
+        builder.CreateByteVector(bytes(before))
+    builder.StartObject(3)
+    builder.PrependInt64Slot(0, 2**40 + 7, 0)
+    builder.PrependInt64Slot(1, -5, 0)
+    options = builder.EndObject()
+    builder.StartObject(2)
+    builder.PrependUOffsetTRelativeSlot(1, options, 0)
+    builder.PrependUint8Slot(0, 9, 0)
+    builder.Finish(builder.EndObject(), file_identifier=IDENTIFIER)
+    choice = fb.read(Choice, bytes(builder.Output()), IDENTIFIER)
+    choice = fb.read(Choice, fb.write(choice, IDENTIFIER), IDENTIFIER)
+    assert choice.options is not None
+    found = {slot: int.from_bytes(data, "little") for slot, data in choice.options.fields}
+    assert found == {0: 2**40 + 7, 1: 2**64 - 5}
+
+
+def test_strings_of_an_unknown_table_end_with_a_zero() -> None:
+    options = fb.OpaqueTable((), ((0, 1, b"abcd"),))
+    data = fb.write(Choice(kind=1, options=options), IDENTIFIER)
+    assert b"\x04\0\0\0abcd\0" in data
+    found = fb.read(Choice, data, IDENTIFIER).options
+    assert found == options
 
 
 def test_aligned_bytes_lie_on_their_border() -> None:

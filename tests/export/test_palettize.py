@@ -11,12 +11,24 @@ from typing import Any
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from edgepalette.evaluate.child import Outcome
 from edgepalette.evaluate.runtimes import TFLITE_MODULES
 from edgepalette.export.loader import DECODE_NAME, expand
-from edgepalette.export.palette_tflite import PaletteFile, Tables, palettize, weight_tensors
+from edgepalette.export.palette_tflite import (
+    PaletteFile,
+    Tables,
+    channel_axes,
+    insert_decodes,
+    one_table,
+    palettize,
+    per_channel,
+    weight_tensors,
+)
 from edgepalette.export.tflite import TfliteFiles
 from edgepalette.export.tflite_schema import (
     Buffer,
@@ -148,14 +160,18 @@ def test_decode_operators_are_written_as_tflm_reads_them(exported: Exported) -> 
         known |= set(op.outputs)
 
 
-def fully_connected(weights: NDArray[np.int8], readers: int = 1, per_channel: bool = True) -> Model:
-    """A lean int8 file of `readers` fully-connected operators, one after the other, that read one weight."""
+def fully_connected(weights: NDArray[Any], readers: int = 1, per_channel: bool = True) -> Model:
+    """A lean file of `readers` fully-connected operators, one after the other, that read one int8 or float weight."""
+    real = weights.dtype == np.float32
+    kind = TensorType.FLOAT32 if real else TensorType.INT8
     size, channels = weights.shape[0], weights.shape[0] if per_channel else 1
     activations = tuple(
         Tensor(
             shape=np.array([1, size], np.int32),
-            type=TensorType.INT8,
-            quantization=QuantizationParameters(
+            type=kind,
+            quantization=None
+            if real
+            else QuantizationParameters(
                 scale=np.array([0.05], np.float32), zero_point=np.array([0], np.int64)
             ),
         )
@@ -164,9 +180,11 @@ def fully_connected(weights: NDArray[np.int8], readers: int = 1, per_channel: bo
     scale = np.linspace(0.05, 0.1, channels).astype(np.float32)
     weight = Tensor(
         shape=np.array(weights.shape, np.int32),
-        type=TensorType.INT8,
+        type=kind,
         buffer=1,
-        quantization=QuantizationParameters(scale=scale, zero_point=np.zeros(channels, np.int64)),
+        quantization=None
+        if real
+        else QuantizationParameters(scale=scale, zero_point=np.zeros(channels, np.int64)),
     )
     operators = tuple(
         Operator(
@@ -242,11 +260,196 @@ def test_a_palette_file_is_never_larger_than_the_dense_one(size: int) -> None:
     assert (len(file.data) < dense) == (file.tensors[0].encoding != "dense")
 
 
-def test_per_channel_tables_are_not_for_one_scale() -> None:
-    model = fully_connected(weights(64, 4), per_channel=False)
-    (report,) = palettize(model, Tables.PER_CHANNEL).tensors
+# what the first DECODE of a file brings besides: the operator's entry of 48 bytes, vtables of 24, the file's last border
+ONCE = 48 + 24 + 15
+
+
+@given(
+    st.integers(8, 96), st.integers(2, 128), st.booleans(), st.sampled_from([np.int8, np.float32])
+)
+@settings(deadline=None, max_examples=60)
+def test_a_decode_adds_at_most_145_bytes_to_its_packed_indices(
+    most: Callable[..., int], size: int, values: int, per_channel: bool, dtype: Any
+) -> None:
+    model = fully_connected(weights(size, values).astype(dtype), per_channel=per_channel)
+    dense, file = write_model(model), palettize(model)
+    assert len(file.data) <= most(dense, file.tensors) + ONCE
+    assert len(file.data) <= len(dense)
+
+
+@pytest.mark.parametrize("tables", list(Tables))
+@pytest.mark.parametrize("name", ["kernels", "small", "recurrent"])
+@pytest.mark.parametrize("clusters", [4, 16])
+def test_small_models_palettes_keep_the_bound(
+    name: str, clusters: int, tables: Tables, exported: Exported, most: Callable[..., int]
+) -> None:
+    dense = exported(name, clusters).dense
+    file = palettize(read_model(dense), tables)
+    decodes = sum(report.encoding != "dense" for report in file.tensors)
+    once = 0 if tables is Tables.SHARED and decodes > 2 else ONCE
+    assert len(file.data) <= min(len(dense), most(dense, file.tensors) + once)
+
+
+def channels_of_their_own(count: int, length: int) -> NDArray[np.float32]:
+    """(count, length) floats, four values in each channel, no two alike."""
+    random = np.random.default_rng(0)
+    table = random.normal(size=(count, 4)).astype(np.float32)
+    return np.take_along_axis(table, random.integers(0, 4, (count, length)), axis=1)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_float_channels_with_values_of_their_own_get_a_table_each(last: bool) -> None:
+    """As BatchNorm leaves them when it is folded into the weights: every channel another gain."""
+    values = channels_of_their_own(64, 64)
+    model = fully_connected(values.T.copy() if last else values)
+    file = palettize(model)
+    (report,) = file.tensors
+    assert (report.encoding, report.values, report.bits) == ("per-channel", 4, 2)
+    assert len(file.data) < 0.25 * len(write_model(model))
+    expanded = read_model(expand(file.data))
+    found = constant(expanded, expanded.subgraphs[0].tensors[2])
+    assert found is not None
+    assert found.tobytes() == (values.T if last else values).tobytes()
+
+
+@given(
+    hnp.array_shapes(min_dims=2, max_dims=4, max_side=9),
+    st.integers(1, 40),
+    st.sampled_from([np.int8, np.float32]),
+    st.integers(-1, 3),
+)
+@settings(deadline=None, max_examples=150)
+def test_every_encoding_expands_to_the_tensors_own_bytes(
+    shape: tuple[int, ...], values: int, dtype: Any, axis: int
+) -> None:
+    """axis: of the scales, -1 for a single one; floats have none."""
+    random = np.random.default_rng(values)
+    data = (random.integers(0, values, shape) - values // 2).astype(dtype)
+    model = fully_connected(weights(4, 2).astype(dtype))
+    graph = model.subgraphs[0]
+    axis = min(axis, len(shape) - 1)
+    count = 1 if axis < 0 else shape[axis]
+    quantization = QuantizationParameters(
+        scale=np.ones(count, np.float32),
+        zero_point=np.zeros(count, np.int64),
+        quantized_dimension=max(0, axis),
+    )
+    tensor = replace(
+        graph.tensors[2],
+        shape=np.array(shape, np.int32),
+        quantization=None if dtype is np.float32 else quantization,
+    )
+    graph = replace(graph, tensors=(*graph.tensors[:2], tensor))
+    model = replace(model, subgraphs=(graph,), buffers=(Buffer(), Buffer(data=data.tobytes())))
+    options = [one_table(2, data, tensor)]
+    options += [per_channel(2, data, tensor, along) for along in channel_axes(data, tensor)]
+    assert options[0] is not None or 0 < axis < len(shape) - 1
+    for option in options:
+        if option is not None:
+            expanded = read_model(expand(write_model(insert_decodes(model, [option]))))
+            found = constant(expanded, expanded.subgraphs[0].tensors[2])
+            assert found is not None
+            assert found.tobytes() == data.tobytes()
+
+
+def test_a_float_tensor_whose_channels_share_values_gets_one_table() -> None:
+    values = weights(64, 16).astype(np.float32)
+    (report,) = palettize(fully_connected(values)).tensors
+    assert (report.encoding, report.bits) == ("shared", 4)
+    (report,) = palettize(fully_connected(values), Tables.PER_CHANNEL).tensors
+    assert (report.encoding, report.bits) == ("per-channel", 4)
+
+
+def test_zeros_with_a_minus_and_numbers_that_are_none_keep_their_bits() -> None:
+    values = np.resize(np.array([0.0, -0.0, 1.0, np.nan, np.inf], np.float32), (40, 40))
+    values.view(np.uint32)[0, :2] = [0x7FC00001, 0xFFC00000]
+    expanded = read_model(expand(palettize(fully_connected(values)).data))
+    found = constant(expanded, expanded.subgraphs[0].tensors[2])
+    assert found is not None
+    assert found.tobytes() == values.tobytes()
+
+
+def test_scales_along_a_middle_axis_stay_dense_with_the_reason() -> None:
+    """TFLM's DECODE refuses them."""
+    model = fully_connected(weights(64, 4))
+    graph = model.subgraphs[0]
+    quantization = graph.tensors[2].quantization
+    assert quantization is not None
+    tensor = replace(
+        graph.tensors[2],
+        shape=np.array([8, 64, 8], np.int32),
+        quantization=replace(quantization, quantized_dimension=1),
+    )
+    graph = replace(graph, tensors=(*graph.tensors[:2], tensor))
+    (report,) = palettize(replace(model, subgraphs=(graph,))).tensors
     assert report.encoding == "dense"
-    assert palettize(model).tensors[0].encoding == "shared"
+    assert report.reason == "scales along an axis that is neither first nor last"
+
+
+def test_dense_data_that_another_subgraph_reads_too_is_not_stored_twice() -> None:
+    model = fully_connected(weights(64, 4))
+    both = replace(model, subgraphs=model.subgraphs * 2)
+    file = palettize(both)
+    (report,) = file.tensors
+    assert report.encoding == "dense"
+    assert file.data == write_model(both)
+
+
+def test_weights_that_only_another_subgraph_reads_stay_dense() -> None:
+    model = fully_connected(weights(64, 4))
+    first = replace(model.subgraphs[0], operators=())
+    both = replace(model, subgraphs=(first, *model.subgraphs))
+    file = palettize(both)
+    assert file.tensors == ()
+    assert file.data == write_model(both)
+
+
+def test_two_tensors_of_one_buffer_are_decided_together() -> None:
+    """Alone, a palette of either would leave the dense data in the file for the other."""
+    model = fully_connected(weights(30, 4), readers=2)
+    graph = model.subgraphs[0]
+    first, second = graph.operators
+    second = replace(second, inputs=np.array([1, 4, -1], np.int32))
+    graph = replace(graph, tensors=(*graph.tensors, graph.tensors[3]), operators=(first, second))
+    model = replace(model, subgraphs=(graph,))
+    assert len(model.buffers) == 2
+    file = palettize(model)
+    assert [report.encoding for report in file.tensors] == ["shared", "shared"]
+    assert len(file.data) < len(write_model(model))
+
+
+def test_palettes_too_small_to_pay_for_the_operator_alone_pay_for_it_together() -> None:
+    """Each tensor saves less than the first DECODE of a file costs, all together save more."""
+    size = next(n for n in range(8, 40) if palettize(stack(1, n)).tensors[0].encoding == "shared")
+    (alone,) = palettize(stack(1, size - 2)).tensors
+    assert alone.encoding == "dense"
+    together = palettize(stack(8, size - 2))
+    assert {report.encoding for report in together.tensors} == {"shared"}
+
+
+def stack(count: int, size: int) -> Model:
+    """Fully connected operators one after the other, each with weights of its own."""
+    model = fully_connected(weights(size, 4), readers=count)
+    graph = model.subgraphs[0]
+    activations, weight = graph.tensors[:-1], graph.tensors[-1]
+    values = [np.roll(weights(size, 4), shift) for shift in range(count)]
+    operators = tuple(
+        replace(op, inputs=np.array([n, count + 1 + n, -1], np.int32))
+        for n, op in enumerate(graph.operators)
+    )
+    tensors = (*activations, *(replace(weight, buffer=n + 1) for n in range(count)))
+    buffers = (Buffer(), *(Buffer(data=part.tobytes()) for part in values))
+    graph = replace(graph, tensors=tensors, operators=operators)
+    return replace(model, subgraphs=(graph,), buffers=buffers)
+
+
+@pytest.mark.parametrize("tables", list(Tables))
+def test_a_tensor_of_one_scale_has_one_table_in_the_documented_form(tables: Tables) -> None:
+    file = palettize(fully_connected(weights(64, 4), per_channel=False), tables)
+    (report,) = file.tensors
+    assert (report.encoding, report.bits) == ("shared", 2)
+    # axis 15 is one table; its stride is its length
+    assert bytes([0, 1, 0, 0, 1, 0xF2, 4, *[0] * 9]) in file.data
 
 
 def test_a_weight_two_operators_read_is_decoded_once_before_the_first(run: Run) -> None:

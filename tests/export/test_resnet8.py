@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,9 @@ def test_every_clustered_tensor_keeps_its_palette_and_nothing_falls_back(
     assert all(tensor.encoding == "shared" for tensor in files.tensors)
 
 
-def test_the_palette_file_is_small(files: TfliteFiles) -> None:
+def test_the_palette_file_is_small(files: TfliteFiles, most: Callable[..., int]) -> None:
     assert len(files.palette) <= MOST_BYTES
+    assert len(files.palette) <= most(files.dense, files.tensors)
     assert len(files.palette) < len(files.dense) < len(files.stock)
 
 
