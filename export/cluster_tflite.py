@@ -60,7 +60,7 @@ def cluster_tflite(model: Model, clusters: int) -> tuple[Model, tuple[ClusteredT
             reports.append(_kept(number, tensor, values, "it has no more values than clusters"))
             continue
         scales = _scales(tensor, values)
-        clustered = _clustered(values, scales, wanted)
+        clustered = share_values(values, scales, wanted)
         tensors[number] = replace(tensor, buffer=len(buffers))
         buffers.append(Buffer(data=clustered.tobytes()))
         reports.append(_report(number, tensor, values, clustered, scales))
@@ -81,7 +81,8 @@ def _scales(tensor: Tensor, values: NDArray[Any]) -> NDArray[np.float64]:
     return np.broadcast_to(quantization.scale.astype(np.float64).reshape(along), values.shape)
 
 
-def _clustered(values: NDArray[Any], scales: NDArray[np.float64], clusters: int) -> NDArray[Any]:
+def share_values(values: NDArray[Any], scales: NDArray[np.float64], clusters: int) -> NDArray[Any]:
+    """The values, each the nearest of at most `clusters`. scales: what each element's step is worth, in their shape."""
     table = kmeans(Sample.of(values.astype(np.float64), np.square(scales)), clusters)
     if values.dtype.kind in "iu":
         table = np.unique(np.rint(table))
@@ -96,18 +97,15 @@ def _report(
     clustered: NDArray[Any],
     scales: NDArray[np.float64],
 ) -> ClusteredTensor:
-    lost = np.square((clustered.astype(np.float64) - values) * scales).mean()
-    whole = np.square(values.astype(np.float64) * scales).mean()
-    error = float(np.sqrt(lost / whole)) if whole else 0.0
-    return ClusteredTensor(
-        number,
-        tensor.label,
-        values.shape,
-        len(np.unique(values)),
-        len(np.unique(clustered)),
-        error,
-        "",
-    )
+    error = part_lost(values * scales, clustered * scales)
+    counts = len(np.unique(values)), len(np.unique(clustered))
+    return ClusteredTensor(number, tensor.label, values.shape, *counts, error, "")
+
+
+def part_lost(values: NDArray[np.float64], clustered: NDArray[np.float64]) -> float:
+    """Root of the mean square of what changed, as a part of the values' own."""
+    whole = float(np.square(values).mean())
+    return float(np.sqrt(np.square(clustered - values).mean() / whole)) if whole else 0.0
 
 
 def _kept(number: int, tensor: Tensor, values: NDArray[Any] | None, reason: str) -> ClusteredTensor:

@@ -14,3 +14,12 @@ def read_onnx(data: bytes, name: object = "the file") -> onnx.ModelProto:
         return onnx.load_model_from_string(data)
     except DecodeError as error:
         raise FormatError(f"{name} must be an ONNX file: {error}") from None
+
+
+def check_onnx(data: bytes) -> None:
+    """Raises FormatError for a model that breaks a rule onnx's checker knows."""
+    try:
+        onnx.checker.check_model(data)
+    except onnx.checker.ValidationError as error:
+        said = (str(error).strip().splitlines() or ["it cannot be read"])[0]
+        raise FormatError(f"the file must be an ONNX file: {said}") from None
