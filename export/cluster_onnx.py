@@ -60,8 +60,8 @@ def cluster_onnx(
     check_onnx(data)
     model = _raised(model)
     graph = model.graph
-    _hoist_constants(graph)
     uses = _Uses(graph)
+    _hoist_weights(graph, uses)
     given = {value.name for value in graph.input}
     own = len(graph.initializer)
     reports = []
@@ -129,6 +129,10 @@ class _Uses:
             for place, name in enumerate(node.input):
                 self.readers.setdefault(name, []).append((node, place))
         self.constants = {tensor.name: tensor for tensor in _initializers(graph)}
+        for node in _nodes(graph):
+            tensor = _constant(node)
+            if tensor is not None:
+                self.constants[node.output[0]] = tensor
 
     def operator(self, name: str) -> Any:
         """The first node that takes a value as its weights, as it is or passed on; None if none does."""
@@ -227,12 +231,19 @@ def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
     return raised
 
 
-def _hoist_constants(graph: Any) -> None:
+def _constant(node: Any) -> Any:
+    """The tensor of a Constant node; None for any other."""
+    if node.op_type != "Constant" or node.domain not in STANDARD:
+        return None
+    return next((attribute.t for attribute in node.attribute if attribute.name == "value"), None)
+
+
+def _hoist_weights(graph: Any, uses: _Uses) -> None:
     """Constant nodes that hold weights become initializers of the same name."""
     kept = []
     for node in graph.node:
-        tensor = next((a.t for a in node.attribute if a.name == "value"), None)
-        if node.op_type != "Constant" or tensor is None or not is_matrix(tensor):
+        tensor = _constant(node)
+        if tensor is None or not is_matrix(tensor) or uses.operator(node.output[0]) is None:
             kept.append(node)
             continue
         graph.initializer.add().CopyFrom(tensor)

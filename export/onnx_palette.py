@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +83,7 @@ def export_onnx(model: Any, weights: Sequence[ClusteredWeight]) -> OnnxFiles:
     palettes = _find_palettes(dense.graph, weights)
     _take_values(dense.graph, palettes)
     files = OnnxFiles.of(dense, palettes, "it is no clustered weight times a gain per channel")
-    _check(files.palette)
+    check_written(files.palette)
     return files
 
 
@@ -100,7 +100,8 @@ def palettize_onnx(model: onnx.ModelProto) -> OnnxFiles:
     return OnnxFiles.of(model, palettes, f"it has more than {MAX_CLUSTERS} values")
 
 
-def _check(data: bytes) -> None:
+def check_written(data: bytes) -> None:
+    """Raises ExportError for a model onnx's checker refuses: an operator without an ONNX form."""
     try:
         onnx.checker.check_model(data)
     except onnx.checker.ValidationError as error:
@@ -176,8 +177,8 @@ def _write_erfc(graph: Any, node: Any, name: str, _: Any) -> None:
     graph.replace_inputs(node, [one.output[0], erf.output[0]])
 
 
-def canonical(proto: Any) -> Any:
-    """Nodes in the order the outputs need them, with short names by that order.
+def canonical(proto: Any, kept: Collection[str] = ()) -> Any:
+    """Nodes in the order the outputs need them, with short names by that order. kept: names that stay.
 
     tf2onnx iterates over sets of names, so its order and its counters differ from process to process.
     """
@@ -186,6 +187,7 @@ def canonical(proto: Any) -> Any:
     makers = {output: node for node in graph.node for output in node.output}
     constants = {initializer.name: initializer for initializer in graph.initializer}
     names = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}
+    names |= {name: name for name in kept}
     nodes: list[onnx.NodeProto] = []
     initializers: list[TensorProto] = []
     # a stack of its own: a deep network is deeper than Python's
@@ -193,9 +195,9 @@ def canonical(proto: Any) -> Any:
     placed: set[str] = set()
     while waiting:
         name, inputs_done = waiting.pop()
-        if name in constants and name not in names:
-            names[name] = f"c{len(initializers)}"
-            initializers.append(constants[name])
+        if name in constants:
+            names.setdefault(name, f"c{len(initializers)}")
+            initializers.append(constants.pop(name))
         node = makers.get(name)
         if node is None or node.output[0] in placed:
             continue
