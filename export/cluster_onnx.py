@@ -44,9 +44,7 @@ STANDARD = ("", "ai.onnx")
 CONSTANT_IR = 4
 
 
-def cluster_onnx(
-    data: bytes, clusters: int
-) -> tuple[onnx.ModelProto, tuple[ClusteredTensor, ...]]:
+def cluster_onnx(data: bytes, clusters: int) -> tuple[onnx.ModelProto, tuple[ClusteredTensor, ...]]:
     """The model with at most `clusters` values in every constant weight, ready for palettes.
 
     By k-means on the weights' real values, so that channels of quantized ones count by the squares of their scales;

@@ -1,4 +1,4 @@
-"""int8 ONNX: activations and weights between QuantizeLinear and DequantizeLinear, clustered weights as int8 palettes.
+"""int8 ONNX: QuantizeLinear and DequantizeLinear about every operator, clustered weights as int8 palettes.
 
 ONNX Runtime ranges the activations and quantizes. It takes each channel of a weight by its own largest value, and K
 shared values become hundreds; `requantize` has the arithmetic that keeps one table for all channels, whose gains go
@@ -178,7 +178,8 @@ class _Weights:
         exact = self._float(node.input[0])
         if exact is not None:
             return exact.astype(np.float64)
-        return self._value(node.input[0]).astype(np.float64) * self._value(node.input[1])
+        steps, scale = self._value(node.input[0]), self._value(node.input[1])
+        return np.asarray(steps * scale.astype(np.float64))
 
     def _float(self, name: str) -> NDArray[np.float32] | None:
         """What a quantized tensor was made of."""

@@ -304,13 +304,13 @@ def _insert_palettes(
             kept.append(initializer)
             continue
         name, values = initializer.name, numpy_helper.to_array(initializer)
-        dense_bytes = stored = initializer.ByteSize()
+        dense_bytes = stored = _entry_bytes(initializer)
         reason = otherwise
         palette = palettes.get(name)
         if palette is not None:
             before = constants.size
             chain = _chain(name, f"{prefix}w{len(reports)}", palette, constants)
-            stored = sum(node.ByteSize() for node in chain) + constants.size - before
+            stored = sum(map(_entry_bytes, chain)) + constants.size - before
             reason = f"a palette would add {stored - dense_bytes} bytes"
         if palette is not None and stored < dense_bytes:
             constants.keep()
@@ -332,7 +332,13 @@ def is_weight(initializer: TensorProto) -> bool:
 
 def is_matrix(tensor: TensorProto) -> bool:
     """Whether two sizes exceed 1: no bias or gain, in whatever shape those are broadcast."""
-    return sum(size > 1 for size in tensor.dims) >= 2
+    return bool(sum(size > 1 for size in tensor.dims) >= 2)
+
+
+def _entry_bytes(message: Any) -> int:
+    """What a node or an initializer takes in the file, with the tag and the length before it."""
+    size = int(message.ByteSize())
+    return size + 1 + -(-size.bit_length() // 7)
 
 
 def _free_prefix(graph: Any) -> str:
@@ -390,7 +396,7 @@ class _Constants:
 
     @property
     def size(self) -> int:
-        return sum(tensor.ByteSize() for tensor in (*self.kept, *self.pending))
+        return sum(map(_entry_bytes, (*self.kept, *self.pending)))
 
     def add(self, array: NDArray[np.generic]) -> str:
         key = (str(array.dtype), array.shape, array.tobytes())

@@ -319,6 +319,7 @@ def round_away(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def is_uniform(gains: NDArray[np.float64]) -> bool:
+    """Whether all gains are one, to rounding."""
     return bool(np.ptp(gains) <= 1e-6 * np.abs(gains).max())
 
 

@@ -1,17 +1,17 @@
-"""`edgepalette palettize`: shared values for the weights of a finished .tflite, without training it."""
+"""`edgepalette palettize`: shared values for the weights of a finished .tflite or .onnx, without training it."""
 
 from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..cluster.plan import check_clusters
-from ..errors import DataError, FormatError
+from ..errors import DataError, FormatError, RecipeError
 from ..evaluate.child import Request, run_file
 from ..evaluate.metric import decisions
 from ..evaluate.signature import format_of, signature
@@ -22,6 +22,9 @@ from ..export.tflite_schema import read_model, write_model
 from .data import load_inputs
 from .files import write_bytes
 from .verification import Proof, named_beside, prove_palette
+
+if TYPE_CHECKING:
+    from ..export.onnx_palette import InitializerReport
 
 
 @dataclass(frozen=True)
@@ -44,26 +47,57 @@ class Palettized:
 def palettize_file(
     path: Path, clusters: int, tables: Tables, data: str | None, samples: int, out: Path | None
 ) -> Palettized:
-    """Write the palette form of an int8 or float .tflite, as NAME-palette beside it if `out` is None.
+    """Write the palette form of an int8 or float .tflite or .onnx, as NAME-palette beside it if `out` is None.
 
     data: inputs to compare decisions on. Raises FormatError for a file that is damaged or of another format, DataError
     for inputs of another shape, ExportError if a runtime gives other outputs for the palette than for its dense form.
     """
-    if format_of(path) != "tflite":
-        raise FormatError(f"palettize reads a .tflite file, got {path}")
+    form = format_of(path)
     out = named_beside(path, "palette", out)
     check_clusters(clusters)
     original = path.read_bytes()
     inputs = None if data is None else _inputs(path, data, samples)
+    if form == "tflite":
+        palette, dense, rows = _tflite(original, clusters, tables)
+    else:
+        palette, dense, rows = _onnx(path, original, clusters, tables)
+    proof = prove_palette(palette, dense, form, inputs)
+    agreement = None if inputs is None else _agreement(form, original, palette, inputs)
+    write_bytes(out, palette)
+    count = 0 if inputs is None else len(inputs)
+    return Palettized(out, len(original), len(palette), rows, proof, agreement, count)
+
+
+def _tflite(
+    original: bytes, clusters: int, tables: Tables
+) -> tuple[bytes, bytes, list[dict[str, Any]]]:
+    """Palette file, dense file, a row per weight."""
     model, clustered = cluster_tflite(read_model(original), clusters)
     dense = lean(model)
     made = palettize(dense, tables)
-    proof = prove_palette(made.data, write_model(dense), "tflite", inputs)
-    agreement = None if inputs is None else _agreement(original, made.data, inputs)
-    write_bytes(out, made.data)
-    rows = [_row(entry, made.tensors) for entry in clustered]
-    count = 0 if inputs is None else len(inputs)
-    return Palettized(out, len(original), len(made.data), rows, proof, agreement, count)
+    stored = {report.tensor: report for report in made.tensors}
+    rows = [_row(entry, stored.get(entry.tensor)) for entry in clustered]
+    return made.data, write_model(dense), rows
+
+
+def _onnx(
+    path: Path, original: bytes, clusters: int, tables: Tables
+) -> tuple[bytes, bytes, list[dict[str, Any]]]:
+    """Palette file, dense file, a row per weight."""
+    from ..export.cluster_onnx import cluster_onnx
+    from ..export.onnx_palette import palettize_onnx
+
+    if tables is not Tables.SHARED:
+        raise RecipeError("--tables per-channel is for .tflite files, got an .onnx; leave it out")
+    model, clustered = cluster_onnx(original, clusters)
+    if not clustered:
+        raise FormatError(
+            f"palettize needs a file with constant weights, got {path}, which has none; a palette file is made plain by "
+            "edgepalette expand"
+        )
+    made = palettize_onnx(model)
+    stored = {report.name: report for report in made.initializers}
+    return made.palette, made.dense, [_row(entry, stored.get(entry.name)) for entry in clustered]
 
 
 def _inputs(path: Path, data: str, samples: int) -> NDArray[np.float32]:
@@ -77,22 +111,21 @@ def _inputs(path: Path, data: str, samples: int) -> NDArray[np.float32]:
     return found.reshape(-1, *ports[0].shape[1:])
 
 
-def _agreement(original: bytes, palette: bytes, inputs: NDArray[np.float32]) -> float:
-    """Part of the inputs both files decide alike, on the first TFLite runtime."""
+def _agreement(form: str, original: bytes, palette: bytes, inputs: NDArray[np.float32]) -> float:
+    """Part of the inputs both files decide alike, on the format's first runtime."""
     with tempfile.TemporaryDirectory(prefix="edgepalette-") as folder:
         given = Path(folder, "x.npy")
         np.save(given, inputs)
         decided = []
         for name, data in (("original", original), ("palette", palette)):
-            file = Path(folder, f"{name}.tflite")
+            file = Path(folder, f"{name}.{form}")
             file.write_bytes(data)
-            outcome = run_file(Request("tflite", str(file), str(given), len(inputs)))
+            outcome = run_file(Request(form, str(file), str(given), len(inputs)))
             decided.append(decisions(outcome.outputs))
     return float(np.mean(decided[0] == decided[1]))
 
 
-def _row(entry: ClusteredTensor, stored: tuple[TensorReport, ...]) -> dict[str, Any]:
-    found = next((report for report in stored if report.tensor == entry.tensor), None)
+def _row(entry: ClusteredTensor, found: TensorReport | InitializerReport | None) -> dict[str, Any]:
     return {
         "name": entry.name or f"tensor {entry.tensor}",
         "shape": list(entry.shape),
