@@ -11,7 +11,7 @@ from onnx.reference import ReferenceEvaluator
 
 from ..errors import FormatError
 from .onnx_file import check_onnx, read_onnx
-from .onnx_palette import captured_names, replace_entries
+from .onnx_palette import STEP_NAME, captured_names, replace_entries
 
 # a byte holds at most 8 codes, and each passes a dozen steps of up to 4 bytes
 MAX_EXPANSION = 512
@@ -49,7 +49,10 @@ def expand_onnx(data: bytes) -> bytes:
 
 
 class _Constants:
-    """Values known without running the model. computed: by name, those made from packed codes. used: what made them."""
+    """Values known without running the model.
+
+    computed: by name, those made from packed codes. used: what made them. whole: weights, at which a palette ends.
+    """
 
     def __init__(self, graph: Any, budget: int) -> None:
         self.initializers = {initializer.name: initializer for initializer in graph.initializer}
@@ -58,6 +61,7 @@ class _Constants:
             self.initializers.pop(value.name, None)
         self.budget = budget
         self.computed: dict[str, NDArray[Any]] = {}
+        self.whole: set[str] = set()
         self.used: set[str] = set()
 
     def take(self, node: Any) -> bool:
@@ -66,6 +70,8 @@ class _Constants:
             return False
         names = [name for name in node.input if name]
         if not all(name in self.computed or name in self.initializers for name in names):
+            return False
+        if self.whole.intersection(names):
             return False
         if not any(name in self.computed or self._is_packed(name) for name in names):
             return False
@@ -79,6 +85,8 @@ class _Constants:
             ) from None
         self.computed[node.output[0]] = np.asarray(output)
         self.used.update(names)
+        if any(map(STEP_NAME.fullmatch, names)) and not STEP_NAME.fullmatch(node.output[0]):
+            self.whole.add(node.output[0])
         return True
 
     def _is_packed(self, name: str) -> bool:

@@ -29,6 +29,8 @@ OPSET = 15
 # the least the chain of a palette needs: BitShift
 PALETTE_OPSET = 11
 PIECES = (4, 2, 1)
+# a value between a palette's nodes
+STEP_NAME = re.compile(r"_*w\d+\.\d+")
 # what a palette's values may be
 TABLE_TYPES = frozenset(
     {

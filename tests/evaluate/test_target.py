@@ -100,7 +100,7 @@ def test_tflm_runs_a_stated_sample_of_a_large_test_set(
 
 
 def test_an_unknown_target_names_the_ones_there_are() -> None:
-    with pytest.raises(RecipeError, match="host-tflite, host-onnx, tflm, got 'pi'"):
+    with pytest.raises(RecipeError, match="host-tflite, host-onnx, host-onnx-int8, tflm, got 'pi'"):
         get_target("pi")
 
 
