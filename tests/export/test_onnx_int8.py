@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -27,24 +24,7 @@ from edgepalette.export.onnx_int8 import export_onnx_int8
 from edgepalette.export.onnx_palette import OnnxFiles
 
 Run = Callable[..., Any]
-# opens a file as a user does and says what it became; runs it on batches of 1 and 3
-OPEN = """
-import json, sys
-import numpy as np, onnx, onnxruntime
-options = onnxruntime.SessionOptions()
-options.optimized_model_filepath, options.log_severity_level = sys.argv[1] + ".opened", 3
-session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-x = np.load(sys.argv[2])[:3]
-name = session.get_inputs()[0].name
-three = session.run(None, {name: x})[0]
-ones = [session.run(None, {name: one[None]})[0][0] for one in x]
-graph = onnx.load(sys.argv[1] + ".opened").graph
-print(json.dumps({
-    "operators": [node.op_type for node in graph.node],
-    "shapes": [three.shape, ones[0].shape],
-    "apart": float(np.abs(three - np.stack(ones)).max()),
-}))
-"""
+Opened = Callable[[Path, NDArray[np.float32]], dict[str, Any]]
 
 
 def kernels(prepared: Callable[[Any], None]) -> Any:
@@ -148,17 +128,15 @@ def test_what_the_file_computes_is_what_keras_does(
 
 
 def test_onnx_runtime_runs_both_files_by_the_same_int8_kernels(
-    made: Made, samples: NDArray[np.float32], tmp_path: Path
+    made: Made, samples: NDArray[np.float32], open_batches: Opened, tmp_path: Path
 ) -> None:
     """It folds the chain before it fuses; and takes any batch."""
     _, files = made(4)
-    np.save(tmp_path / "x.npy", samples)
     opened = []
     for name, data in (("dense", files.dense), ("palette", files.palette)):
         path = tmp_path / f"{name}.onnx"
         path.write_bytes(data)
-        command = [sys.executable, "-c", OPEN, str(path), str(tmp_path / "x.npy")]
-        opened.append(json.loads(subprocess.run(command, capture_output=True, check=True).stdout))
+        opened.append(open_batches(path, samples))
     assert opened[0] == opened[1]
     counts = Counter(opened[0]["operators"])
     assert counts["QLinearConv"] == 2
