@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, external_data_helper, numpy_helper, version_converter
+from onnx import TensorProto, external_data_helper, version_converter
 
 from ..cluster.plan import LEAST_DEPTHWISE_CLUSTERS
 from ..errors import ExportError, FormatError
 from .cluster_tflite import ClusteredTensor, part_lost, share_values
-from .onnx_file import check_onnx, read_onnx
+from .onnx_file import check_onnx, read_onnx, tensor_values
 from .onnx_palette import PALETTE_OPSET, TABLE_TYPES, bodies, is_matrix, replace_entries
 
 # where operators take their weights, among their inputs
@@ -79,7 +79,7 @@ def _clustered(
     shape = tuple(tensor.dims)
     if tensor.data_type not in TABLE_TYPES:
         return ClusteredTensor(number, tensor.name, shape, 0, 0, 0.0, reason)
-    values = numpy_helper.to_array(tensor)
+    values = tensor_values(tensor)
     before = len(np.unique(values))
     wanted = max(clusters, LEAST_DEPTHWISE_CLUSTERS) if _is_depthwise(operator, shape) else clusters
     if not reason and not np.all(np.isfinite(values)):
@@ -104,7 +104,8 @@ def _obstacle(tensor: Any, operator: Any, given: bool, inside: bool) -> str:
     if operator is None:
         return "no operator with weights reads it"
     if tensor.data_type not in TABLE_TYPES:
-        kind = TensorProto.DataType.Name(tensor.data_type).lower()
+        names = {number: name.lower() for name, number in TensorProto.DataType.items()}
+        kind = names.get(tensor.data_type, f"of type {tensor.data_type}")
         return f"its values are {kind}, no float16, float32, float64, int8 or uint8"
     if given:
         return "it is an input with a default, which a caller may replace"
@@ -168,7 +169,7 @@ class _Uses:
         """A scale or zero point for every element; None if it is no constant or does not fit."""
         if name not in self.constants:
             return None
-        values = numpy_helper.to_array(self.constants[name]).astype(np.float64)
+        values = tensor_values(self.constants[name]).astype(np.float64)
         try:
             if block:
                 values = np.repeat(values, block, axis).take(range(shape[axis]), axis)

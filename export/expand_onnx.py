@@ -10,7 +10,7 @@ from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from ..errors import FormatError
-from .onnx_file import check_onnx, read_onnx
+from .onnx_file import check_onnx, read_onnx, tensor_values
 from .onnx_palette import STEP_NAME, captured_names, replace_entries
 
 # a byte holds at most 8 codes, and each passes a dozen steps of up to 4 bytes
@@ -95,12 +95,7 @@ class _Constants:
     def _value(self, name: str) -> NDArray[Any]:
         if name in self.computed:
             return self.computed[name]
-        try:
-            return numpy_helper.to_array(self.initializers[name])
-        except (ValueError, TypeError) as error:
-            raise FormatError(
-                f"initializer {name!r} cannot be read ({error}); the file is damaged"
-            ) from None
+        return tensor_values(self.initializers[name])
 
     def _spend(self, operator: str, inputs: list[NDArray[Any]]) -> None:
         """Count the output's bytes before they are made."""

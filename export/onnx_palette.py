@@ -24,6 +24,7 @@ from ..errors import ExportError
 from .clustered import ClusteredWeight
 from .convert import quiet
 from .gains import GainMatch, match_gains
+from .onnx_file import tensor_values
 
 OPSET = 15
 # the least the chain of a palette needs: BitShift
@@ -96,7 +97,7 @@ def palettize_onnx(model: onnx.ModelProto) -> OnnxFiles:
     for initializer in model.graph.initializer:
         # an initializer that is an input as well is a default, not a constant
         if is_weight(initializer) and initializer.name not in given:
-            values = numpy_helper.to_array(initializer)
+            values = tensor_values(initializer)
             if len(np.unique(values)) <= MAX_CLUSTERS:
                 palettes[initializer.name] = Palette.of(values)
     return OnnxFiles.of(model, palettes, f"it has more than {MAX_CLUSTERS} values")
@@ -305,7 +306,7 @@ def _insert_palettes(
         if not is_weight(initializer):
             kept.append(initializer)
             continue
-        name, values = initializer.name, numpy_helper.to_array(initializer)
+        name, values = initializer.name, tensor_values(initializer)
         dense_bytes = stored = _entry_bytes(initializer)
         reason = otherwise
         palette = palettes.get(name)
