@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from ..errors import TargetError
 from ..export.loader import runnable
 
+# inputs of an .onnx that are fed other numbers than float32
+ONNX_TYPES = {f"tensor({name})": name for name in ("float16", "double", "int32", "int64")}
 TFLITE_MODULES = {"tflite-runtime": "tflite_runtime", "ai-edge-litert": "ai_edge_litert"}
 # what a compute-only interpreter may take beside its arena; the wheel's own guess is too small for DECODE
 ARENA_FACTOR = 64
@@ -164,8 +166,10 @@ class OnnxRuntime(Runtime):
         self.session = onnxruntime.InferenceSession(
             path.read_bytes(), options, providers=["CPUExecutionProvider"]
         )
-        self._name = self.session.get_inputs()[0].name
-        self.entry = self.exit = EndPoint(np.float32, 0.0, 0)
+        entry = self.session.get_inputs()[0]
+        self._name = entry.name
+        self.entry = EndPoint(ONNX_TYPES.get(entry.type, np.float32), 0.0, 0)
+        self.exit = EndPoint(np.float32, 0.0, 0)
         self._fed: dict[str, Any] = {}
         self._result: Any = None
 

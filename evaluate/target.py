@@ -71,6 +71,17 @@ TARGETS = {
             "pip install onnxruntime",
         ),
         Target(
+            "host-onnx-int8",
+            "onnx-int8",
+            "onnx",
+            ("onnxruntime",),
+            None,
+            True,
+            "measured on this host",
+            "this CPU, ONNX Runtime, int8",
+            "pip install onnxruntime",
+        ),
+        Target(
             "tflm",
             "tflite",
             "tflm",

@@ -93,7 +93,7 @@ class _Clustering:
         scales = _scales(tensor, values)
         made = "" if self.observe is None else self._compensated(number, readers, values, wanted)
         if isinstance(made, str):
-            clustered, nearest = _nearest(values, scales, wanted), made
+            clustered, nearest = share_values(values, scales, wanted), made
         else:
             clustered, nearest = made, ""
         self._write(number, clustered)
@@ -200,10 +200,11 @@ def _scales(tensor: Tensor, values: NDArray[Any]) -> Float:
     return np.broadcast_to(quantization.scale.astype(np.float64).reshape(along), values.shape)
 
 
-def _nearest(values: NDArray[Any], scales: Float, clusters: int) -> NDArray[Any]:
+def share_values(values: NDArray[Any], scales: NDArray[np.float64], clusters: int) -> NDArray[Any]:
+    """The values, each the nearest of at most `clusters`. scales: what each element's step is worth, in their shape."""
     table = kmeans(Sample.of(values.astype(np.float64), np.square(scales)), clusters)
     if values.dtype.kind in "iu":
-        table = np.unique(_whole(table))
+        table = np.unique(np.rint(table))
     places = nearest_reference(values.astype(np.float32), table.astype(np.float32))
     return np.asarray(table.astype(values.dtype)[places])
 
@@ -216,19 +217,15 @@ def _report(
     scales: Float,
     nearest: str,
 ) -> ClusteredTensor:
-    lost = np.square((clustered.astype(np.float64) - values) * scales).mean()
-    whole = np.square(values.astype(np.float64) * scales).mean()
-    error = float(np.sqrt(lost / whole)) if whole else 0.0
-    return ClusteredTensor(
-        number,
-        tensor.label,
-        values.shape,
-        len(np.unique(values)),
-        len(np.unique(clustered)),
-        error,
-        "",
-        nearest,
-    )
+    error = part_lost(values * scales, clustered * scales)
+    counts = len(np.unique(values)), len(np.unique(clustered))
+    return ClusteredTensor(number, tensor.label, values.shape, *counts, error, "", nearest)
+
+
+def part_lost(values: Float, clustered: Float) -> float:
+    """Root of the mean square of what changed, as a part of the values' own."""
+    whole = float(np.square(values).mean())
+    return float(np.sqrt(np.square(clustered - values).mean() / whole)) if whole else 0.0
 
 
 def _kept(number: int, tensor: Tensor, values: NDArray[Any] | None, reason: str) -> ClusteredTensor:

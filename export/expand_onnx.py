@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from ..errors import FormatError
-from .onnx_file import read_onnx
-from .onnx_palette import captured_names, replace_entries
+from .onnx_file import check_onnx, read_onnx, tensor_values
+from .onnx_palette import STEP_NAME, captured_names, replace_entries
 
 # a byte holds at most 8 codes, and each passes a dozen steps of up to 4 bytes
 MAX_EXPANSION = 512
@@ -25,7 +24,8 @@ def expand_onnx(data: bytes) -> bytes:
 
     Raises FormatError for a file that is damaged or takes more than MAX_EXPANSION times its size to unpack.
     """
-    proto = _parsed(data)
+    proto = read_onnx(data)
+    check_onnx(data)
     graph = proto.graph
     constants = _Constants(graph, MAX_EXPANSION * len(data))
     kept = [node for node in graph.node if not constants.take(node)]
@@ -48,18 +48,11 @@ def expand_onnx(data: bytes) -> bytes:
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-def _parsed(data: bytes) -> Any:
-    proto = read_onnx(data)
-    try:
-        onnx.checker.check_model(proto)
-    except onnx.checker.ValidationError as error:
-        said = (str(error).strip().splitlines() or ["it cannot be read"])[0]
-        raise FormatError(f"the file must be an ONNX file: {said}") from None
-    return proto
-
-
 class _Constants:
-    """Values known without running the model. computed: by name, those made from packed codes. used: what made them."""
+    """Values known without running the model.
+
+    computed: by name, those made from packed codes. used: what made them. whole: weights, at which a palette ends.
+    """
 
     def __init__(self, graph: Any, budget: int) -> None:
         self.initializers = {initializer.name: initializer for initializer in graph.initializer}
@@ -68,6 +61,7 @@ class _Constants:
             self.initializers.pop(value.name, None)
         self.budget = budget
         self.computed: dict[str, NDArray[Any]] = {}
+        self.whole: set[str] = set()
         self.used: set[str] = set()
 
     def take(self, node: Any) -> bool:
@@ -76,6 +70,8 @@ class _Constants:
             return False
         names = [name for name in node.input if name]
         if not all(name in self.computed or name in self.initializers for name in names):
+            return False
+        if self.whole.intersection(names):
             return False
         if not any(name in self.computed or self._is_packed(name) for name in names):
             return False
@@ -89,6 +85,8 @@ class _Constants:
             ) from None
         self.computed[node.output[0]] = np.asarray(output)
         self.used.update(names)
+        if any(map(STEP_NAME.fullmatch, names)) and not STEP_NAME.fullmatch(node.output[0]):
+            self.whole.add(node.output[0])
         return True
 
     def _is_packed(self, name: str) -> bool:
@@ -97,12 +95,7 @@ class _Constants:
     def _value(self, name: str) -> NDArray[Any]:
         if name in self.computed:
             return self.computed[name]
-        try:
-            return numpy_helper.to_array(self.initializers[name])
-        except (ValueError, TypeError) as error:
-            raise FormatError(
-                f"initializer {name!r} cannot be read ({error}); the file is damaged"
-            ) from None
+        return tensor_values(self.initializers[name])
 
     def _spend(self, operator: str, inputs: list[NDArray[Any]]) -> None:
         """Count the output's bytes before they are made."""

@@ -2,14 +2,15 @@
 
 ONNX Runtime folds the whole chain into one constant when it loads the file: small file, dense speed.
 A code of b bits is stored as pieces of 4, 2 and 1 bits (5 = 4 + 1), because whole pieces fill bytes. What every byte
-holds is computed once, by BitShift and Mod, which older runtimes have as well; a Gather by the packed bytes then gives
-all pieces of a byte at once, or, where one piece is the whole code, all values.
+holds is computed once, by BitShift and Mod, which uint8 has since opset 11; a Gather by the packed bytes then gives all
+pieces of a byte at once, or, where one piece is the whole code, all values.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +19,32 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ..cluster.palette import Palette
+from ..cluster.palette import MAX_CLUSTERS, Palette
 from ..errors import ExportError
 from .clustered import ClusteredWeight
 from .convert import quiet
 from .gains import GainMatch, match_gains
+from .onnx_file import tensor_values
 
 OPSET = 15
+# the least the chain of a palette needs: BitShift
+PALETTE_OPSET = 11
+# since when Add takes uint8
+ADD_BYTES_OPSET = 14
 PIECES = (4, 2, 1)
+STANDARD = ("", "ai.onnx")
+# a value between a palette's nodes
+STEP_NAME = re.compile(r"_*w\d+\.\d+")
+# what a palette's values may be
+TABLE_TYPES = frozenset(
+    {
+        TensorProto.FLOAT,
+        TensorProto.FLOAT16,
+        TensorProto.DOUBLE,
+        TensorProto.INT8,
+        TensorProto.UINT8,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -50,25 +69,47 @@ class OnnxFiles:
     palette: bytes
     initializers: tuple[InitializerReport, ...]
 
+    @classmethod
+    def of(
+        cls, dense: onnx.ModelProto, palettes: Mapping[str, Palette], otherwise: str
+    ) -> OnnxFiles:
+        """Both files of a dense model and the palettes of its initializers. otherwise: why others have none."""
+        palette = onnx.ModelProto()
+        palette.CopyFrom(dense)
+        reports = _insert_palettes(palette, palettes, otherwise)
+        return cls(_bytes(dense), _bytes(palette), tuple(reports))
+
 
 def export_onnx(model: Any, weights: Sequence[ClusteredWeight]) -> OnnxFiles:
     """A Keras model as float ONNX, dense and with its clustered weights as palettes; the batch stays free.
 
     Raises ExportError for a model tf2onnx cannot convert.
     """
-    dense = _convert(model)
+    dense = convert_onnx(model)
     palettes = _find_palettes(dense.graph, weights)
     _take_values(dense.graph, palettes)
-    palette = onnx.ModelProto()
-    palette.CopyFrom(dense)
-    reports = _insert_palettes(palette.graph, palettes)
-    _check(palette)
-    return OnnxFiles(_bytes(dense), _bytes(palette), tuple(reports))
+    files = OnnxFiles.of(dense, palettes, "it is no clustered weight times a gain per channel")
+    check_written(files.palette)
+    return files
 
 
-def _check(proto: onnx.ModelProto) -> None:
+def palettize_onnx(model: onnx.ModelProto) -> OnnxFiles:
+    """Any model of opset 11 or newer, its weights of at most 256 values as palettes where those pay."""
+    given = {value.name for value in model.graph.input}
+    palettes = {}
+    for initializer in model.graph.initializer:
+        # an initializer that is an input as well is a default, not a constant
+        if is_weight(initializer) and initializer.name not in given:
+            values = tensor_values(initializer)
+            if len(np.unique(values)) <= MAX_CLUSTERS:
+                palettes[initializer.name] = Palette.of(values)
+    return OnnxFiles.of(model, palettes, f"it has more than {MAX_CLUSTERS} values")
+
+
+def check_written(data: bytes) -> None:
+    """Raises ExportError for a model onnx's checker refuses: an operator without an ONNX form."""
     try:
-        onnx.checker.check_model(proto)
+        onnx.checker.check_model(data)
     except onnx.checker.ValidationError as error:
         said = str(error).strip().splitlines()[0]
         raise ExportError(
@@ -103,7 +144,8 @@ def _shifts(width: int) -> NDArray[np.uint8]:
     return np.arange(8 - width, -1, -width).astype(np.uint8)
 
 
-def _convert(model: Any) -> Any:
+def convert_onnx(model: Any) -> Any:
+    """The float model of opset 15 tf2onnx makes of a Keras model, its batch free. Raises ExportError."""
     import tensorflow as tf
     import tf2onnx
 
@@ -129,7 +171,7 @@ def _convert(model: Any) -> Any:
                 f"{(str(error).strip().splitlines() or [type(error).__name__])[0][:300]}; "
                 "leave onnx out of the formats to go on without"
             ) from error
-    return _canonical(proto)
+    return canonical(proto)
 
 
 def _write_erfc(graph: Any, node: Any, name: str, _: Any) -> None:
@@ -141,8 +183,8 @@ def _write_erfc(graph: Any, node: Any, name: str, _: Any) -> None:
     graph.replace_inputs(node, [one.output[0], erf.output[0]])
 
 
-def _canonical(proto: Any) -> Any:
-    """Nodes in the order the outputs need them, with short names by that order.
+def canonical(proto: Any, kept: Collection[str] = ()) -> Any:
+    """Nodes in the order the outputs need them, with short names by that order. kept: names that stay.
 
     tf2onnx iterates over sets of names, so its order and its counters differ from process to process.
     """
@@ -151,6 +193,7 @@ def _canonical(proto: Any) -> Any:
     makers = {output: node for node in graph.node for output in node.output}
     constants = {initializer.name: initializer for initializer in graph.initializer}
     names = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}
+    names |= {name: name for name in kept}
     nodes: list[onnx.NodeProto] = []
     initializers: list[TensorProto] = []
     # a stack of its own: a deep network is deeper than Python's
@@ -158,9 +201,9 @@ def _canonical(proto: Any) -> Any:
     placed: set[str] = set()
     while waiting:
         name, inputs_done = waiting.pop()
-        if name in constants and name not in names:
-            names[name] = f"c{len(initializers)}"
-            initializers.append(constants[name])
+        if name in constants:
+            names.setdefault(name, f"c{len(initializers)}")
+            initializers.append(constants.pop(name))
         node = makers.get(name)
         if node is None or node.output[0] in placed:
             continue
@@ -187,7 +230,7 @@ def _canonical(proto: Any) -> Any:
     return proto
 
 
-def _bodies(node: Any) -> Iterator[Any]:
+def bodies(node: Any) -> Iterator[Any]:
     """The graphs of a Loop, Scan or If."""
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.GRAPH:
@@ -197,7 +240,7 @@ def _bodies(node: Any) -> Iterator[Any]:
 def captured_names(node: Any) -> list[str]:
     """Names its bodies read from outside."""
     found: list[str] = []
-    for body in _bodies(node):
+    for body in bodies(node):
         own = {value.name for value in (*body.input, *body.initializer)}
         own |= {output for inner in body.node for output in inner.output}
         read = [name for inner in body.node for name in (*inner.input, *captured_names(inner))]
@@ -213,7 +256,7 @@ def _rename(node: Any, names: Mapping[str, str]) -> None:
         renamed = [names.get(name, name) for name in field]
         del field[:]
         field.extend(renamed)
-    for body in _bodies(node):
+    for body in bodies(node):
         for inner in body.node:
             _rename(inner, names)
 
@@ -236,7 +279,7 @@ def _find_palettes(
     palettes: dict[str, Palette] = {}
     names: dict[str, str] = {}
     for initializer in graph.initializer:
-        if not _is_weight(initializer):
+        if not is_weight(initializer) or initializer.data_type != TensorProto.FLOAT:
             continue
         found = _match(numpy_helper.to_array(initializer), weights)
         if found is not None:
@@ -254,25 +297,27 @@ def _find_palettes(
 
 
 def _insert_palettes(
-    graph: onnx.GraphProto, palettes: Mapping[str, Palette]
+    model: onnx.ModelProto, palettes: Mapping[str, Palette], otherwise: str
 ) -> list[InitializerReport]:
-    """Put the palettes that pay in the place of their initializers."""
-    constants = _Constants()
+    """Put the palettes that pay in the place of their initializers. otherwise: why weights have no palette."""
+    graph = model.graph
+    prefix = _free_prefix(graph)
+    constants = _Constants(prefix, opset_of(model))
     kept: list[TensorProto] = []
     nodes: list[onnx.NodeProto] = []
     reports: list[InitializerReport] = []
     for initializer in graph.initializer:
-        if not _is_weight(initializer):
+        if not is_weight(initializer):
             kept.append(initializer)
             continue
-        name, values = initializer.name, numpy_helper.to_array(initializer)
-        dense_bytes = stored = initializer.ByteSize()
-        reason = "it is no clustered weight times a gain per channel"
+        name, values = initializer.name, tensor_values(initializer)
+        dense_bytes = stored = _entry_bytes(initializer)
+        reason = otherwise
         palette = palettes.get(name)
         if palette is not None:
             before = constants.size
-            chain = _chain(name, f"w{len(reports)}", palette, constants)
-            stored = sum(node.ByteSize() for node in chain) + constants.size - before
+            chain = _chain(name, f"{prefix}w{len(reports)}", palette, constants)
+            stored = sum(map(_entry_bytes, chain)) + constants.size - before
             reason = f"a palette would add {stored - dense_bytes} bytes"
         if palette is not None and stored < dense_bytes:
             constants.keep()
@@ -287,10 +332,37 @@ def _insert_palettes(
     return reports
 
 
-def _is_weight(initializer: TensorProto) -> bool:
+def is_weight(initializer: TensorProto) -> bool:
+    """Whether a palette could hold its values."""
+    return initializer.data_type in TABLE_TYPES and is_matrix(initializer)
+
+
+def is_matrix(tensor: TensorProto) -> bool:
     """Whether two sizes exceed 1: no bias or gain, in whatever shape those are broadcast."""
-    several = sum(size > 1 for size in initializer.dims) >= 2
-    return bool(initializer.data_type == TensorProto.FLOAT and several)
+    return bool(sum(size > 1 for size in tensor.dims) >= 2)
+
+
+def _entry_bytes(message: Any) -> int:
+    """What a node or an initializer takes in the file, with the tag and the length before it."""
+    size = int(message.ByteSize())
+    return size + 1 + -(-size.bit_length() // 7)
+
+
+def _free_prefix(graph: Any) -> str:
+    """What begins no name of the graph that a palette's names could meet: nothing, where nothing could."""
+    met = re.compile(r"(_*)(?:p\d+|w\d+\.\d+)")
+    found = [match for name in names_of(graph) if (match := met.fullmatch(name))]
+    return "_" * (1 + max(len(match[1]) for match in found)) if found else ""
+
+
+def names_of(graph: Any) -> set[str]:
+    """Every name of a value in a graph and its nodes' bodies."""
+    names = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
+    for node in graph.node:
+        names.update(node.input, node.output)
+        for body in bodies(node):
+            names |= names_of(body)
+    return names
 
 
 def _match(
@@ -320,10 +392,17 @@ def _take_values(graph: onnx.GraphProto, palettes: Mapping[str, Palette]) -> Non
             initializer.CopyFrom(numpy_helper.from_array(values, initializer.name))
 
 
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of the standard operators a model is written for."""
+    return next((entry.version for entry in model.opset_import if entry.domain in STANDARD), 1)
+
+
 class _Constants:
     """New initializers and nodes that several chains read, equal ones shared; a chain that does not pay takes its own back."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str, opset: int) -> None:
+        self.prefix = prefix
+        self.adds_bytes = opset >= ADD_BYTES_OPSET
         self.kept: list[TensorProto] = []
         self.nodes: list[onnx.NodeProto] = []
         self.pending: list[TensorProto] = []
@@ -332,21 +411,19 @@ class _Constants:
 
     @property
     def size(self) -> int:
-        tensors = sum(tensor.ByteSize() for tensor in (*self.kept, *self.pending))
-        nodes = sum(node.ByteSize() for node in (*self.nodes, *self.pending_nodes))
-        return int(tensors + nodes)
+        return sum(map(_entry_bytes, (*self.kept, *self.pending, *self.nodes, *self.pending_nodes)))
 
     def add(self, array: NDArray[np.generic]) -> str:
         key = (str(array.dtype), array.shape, array.tobytes())
         if key not in self.names:
-            self.names[key] = name = f"p{len(self.names)}"
+            self.names[key] = name = f"{self.prefix}p{len(self.names)}"
             self.pending.append(numpy_helper.from_array(array, name))
         return self.names[key]
 
     def node(self, op: str, inputs: list[str], **attributes: Any) -> str:
         key = (op, *inputs, *attributes.items())
         if key not in self.names:
-            self.names[key] = name = f"p{len(self.names)}"
+            self.names[key] = name = f"{self.prefix}p{len(self.names)}"
             self.pending_nodes.append(helper.make_node(op, inputs, [name], **attributes))
         return self.names[key]
 
@@ -407,8 +484,12 @@ def _chain(name: str, prefix: str, palette: Palette, constants: _Constants) -> l
                 piece = constants.add(palette.codes)
             else:
                 piece = spread(constants.lookup(width, offset), width, offset)
+                piece = (
+                    piece if constants.adds_bytes else node("Cast", [piece], to=TensorProto.INT32)
+                )
             whole = node("Add", [whole, piece]) if whole else piece
-        codes = node("Cast", [whole], to=TensorProto.INT32)
+        is_wide = palette.bits < 8 and not constants.adds_bytes
+        codes = whole if is_wide else node("Cast", [whole], to=TensorProto.INT32)
         values = node("Gather", [constants.add(palette.table), codes])
     if not np.all(palette.scale == 1):
         along = [-1 if axis == palette.axis else 1 for axis in range(palette.codes.ndim)]
@@ -419,14 +500,14 @@ def _chain(name: str, prefix: str, palette: Palette, constants: _Constants) -> l
 
 def _report(
     name: str,
-    values: NDArray[np.float32],
+    values: NDArray[Any],
     encoding: str,
     stored: int,
     reason: str,
     palette: Palette | None = None,
 ) -> InitializerReport:
     count = palette.clusters if palette else len(np.unique(values))
-    bits = palette.bits if palette else 32
+    bits = palette.bits if palette else 8 * values.itemsize
     return InitializerReport(
         name, values.shape, count, bits, encoding, values.nbytes, stored, reason
     )

@@ -94,6 +94,43 @@ class RequantizedModel:
     fallbacks: tuple[Fallback, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Int8Weight:
+    """Whole numbers of one table and what a step of each channel is worth. zero: channels of zeros; raised: by a floor."""
+
+    values: NDArray[np.int8]
+    scale: NDArray[np.float64]
+    zero: NDArray[np.bool_]
+    raised: NDArray[np.bool_]
+
+
+def on_one_table(
+    exact: NDArray[np.float32],
+    weight: ClusteredWeight,
+    match: GainMatch,
+    floor: NDArray[np.float64],
+    one_scale: bool,
+) -> Int8Weight:
+    """`exact`, which is `weight` times the match's gains, with the weight's values as one int8 table.
+
+    floor: (channels,), what scales must not fall below. one_scale: every channel takes the largest.
+    """
+    step = float(np.abs(weight.centroids).max()) / INT8_MAX or 1.0
+    gains = np.abs(match.gains)
+    zero = ~np.any(channel_rows(exact, match.axis), axis=1)
+    scale = step * np.where(zero, 1.0, gains)
+    raised = scale < floor
+    scale = np.maximum(scale, floor)
+    if one_scale:
+        scale = np.full_like(scale, scale.max())
+    along = [-1 if axis == match.axis else 1 for axis in range(exact.ndim)]
+    # through the weight, not the file's floats: every member of a cluster must round alike
+    # where the scale is the gain's own, the quotient is ±1 exactly: a tie rounds alike in every channel
+    ratio = np.where(scale == step * gains, np.sign(match.gains), step * match.gains / scale)
+    steps = match.weight.astype(np.float64) / step * ratio.reshape(along)
+    return Int8Weight(round_away(steps).astype(np.int8), scale, zero, raised)
+
+
 def requantize(
     int8: Model, float_model: Model, weights: Sequence[ClusteredWeight]
 ) -> RequantizedModel:
@@ -160,7 +197,7 @@ class _Work:
         if len(weight.centroids) > 2 * (INT8_MAX + 1):
             self._keep(tensor, f"{weight.name} has more values than int8")
             return
-        if len(quantization.scale) == 1 and not _uniform(match.gains):
+        if len(quantization.scale) == 1 and not is_uniform(match.gains):
             self._keep(tensor, "its operator takes one scale, its channels have different gains")
             return
         self._replace(number, exact, weight, match)
@@ -181,33 +218,21 @@ class _Work:
         self, number: int, exact: NDArray[np.float32], weight: ClusteredWeight, match: GainMatch
     ) -> None:
         readers = self.readers[number]
-        step = float(np.abs(weight.centroids).max()) / INT8_MAX or 1.0
+        one_scale = len(_scales(self.tensors[number])) == 1
+        floor = self._smallest_scales(readers, exact.shape[match.axis])
+        made = on_one_table(exact, weight, match, floor, one_scale)
         notes = []
-        gains = np.abs(match.gains)
-        zero = ~np.any(channel_rows(exact, match.axis), axis=1)
-        scale = step * np.where(zero, 1.0, gains)
-        floor = self._smallest_scales(readers, len(scale))
-        raised = scale < floor
-        scale = np.maximum(scale, floor)
-        if len(_scales(self.tensors[number])) == 1:
-            scale = np.full_like(scale, scale.max())
-        along = [-1 if axis == match.axis else 1 for axis in range(exact.ndim)]
-        # through the weight, not the file's floats: every member of a cluster must round alike
-        # where the scale is the gain's own, the quotient is ±1 exactly: a tie rounds alike in every channel
-        ratio = np.where(scale == step * gains, np.sign(match.gains), step * match.gains / scale)
-        steps = match.weight.astype(np.float64) / step * ratio.reshape(along)
-        values = _round(steps).astype(np.int8)
         for what, count in [
             ("negative gain", int((match.gains < 0).sum())),
-            ("all zeros", int(zero.sum())),
-            ("scale raised to hold its bias", int((raised & ~zero).sum())),
+            ("all zeros", int(made.zero.sum())),
+            ("scale raised to hold its bias", int((made.raised & ~made.zero).sum())),
         ]:
             if count:
-                notes.append(f"{count} of {len(scale)} channels: {what}")
-        self._write(number, values, scale)
+                notes.append(f"{count} of {len(made.scale)} channels: {what}")
+        self._write(number, made.values, made.scale)
         for op in readers:
-            self._rescale_bias(op, scale)
-        clusters = len(np.unique(values))
+            self._rescale_bias(op, made.scale)
+        clusters = len(np.unique(made.values))
         self.done.append(Requantized(number, weight.name, clusters, tuple(notes)))
 
     def _smallest_scales(self, readers: list[Operator], channels: int) -> NDArray[np.float64]:
@@ -242,7 +267,7 @@ class _Work:
         if number is None or bias is None:
             return
         bias_scale = self._data_scale(op) * scale
-        self._write(number, _round(bias / bias_scale).astype(np.int32), bias_scale)
+        self._write(number, round_away(bias / bias_scale).astype(np.int32), bias_scale)
 
     def _write(self, number: int, values: NDArray[np.generic], scale: NDArray[np.float64]) -> None:
         """New data and scales for a tensor, in a buffer of its own: others may share the old one."""
@@ -281,12 +306,13 @@ def _scales(tensor: Tensor) -> NDArray[np.float32]:
     return quantization.scale
 
 
-def _round(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def round_away(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """To the nearest integer, halves away from zero, as TFLite's converter rounds."""
     return np.copysign(np.floor(np.abs(values) + 0.5), values)
 
 
-def _uniform(gains: NDArray[np.float64]) -> bool:
+def is_uniform(gains: NDArray[np.float64]) -> bool:
+    """Whether all gains are one, to rounding."""
     return bool(np.ptp(gains) <= 1e-6 * np.abs(gains).max())
 
 

@@ -69,11 +69,15 @@ def run_baseline(session: Session, key: str) -> None:
 def _check_exports(session: Session, model: Any) -> None:
     """Raises ExportError now, before clustering takes hours, for a model a format asked for cannot hold."""
     from ..export.convert import batch_one, convert_int8
+    from ..export.onnx_int8 import export_onnx_int8
     from ..export.onnx_palette import export_onnx
 
     formats = session.recipe.export.formats
+    samples = session.data.examples(TRIAL_SAMPLES, session.recipe.seed)
     if "tflite" in formats:
-        convert_int8(batch_one(model), session.data.examples(TRIAL_SAMPLES, session.recipe.seed))
+        convert_int8(batch_one(model), samples)
+    if "onnx-int8" in formats:
+        export_onnx_int8(model, [], samples)
     if "onnx" in formats:
         export_onnx(model, [])
 

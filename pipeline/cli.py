@@ -129,7 +129,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--metric", help="accuracy, auc, mae or package.module:function. [by the task]"),
         click.option("--seed", type=int, help="Of everything random. [0]"),
         click.option("--out", help="Run directory. [runs/MODEL-DATA]"),
-        click.option("--formats", callback=_names, metavar="F[,F]", help="tflite, onnx. [both]"),
+        click.option("--formats", callback=_names, metavar="F[,F]", help="tflite, onnx, onnx-int8. [tflite,onnx]"),
         click.option("--tables", help="Value tables in .tflite: shared or per-channel. [shared]"),
         click.option("--targets", callback=_names, metavar="T[,T…]", help="See `edgepalette targets`. [all installed]"),
         click.option("--threads", type=int, help="Threads of host targets. [1]"),
@@ -425,7 +425,7 @@ def palettize(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Give the weights of a finished .tflite FILE shared values, without training, and write them as palettes.
+    """Give the weights of a finished .tflite or .onnx FILE shared values, without training, and write them as palettes.
 
     With --data, weights make up for what others lost: many more decisions stay as they were.
     """

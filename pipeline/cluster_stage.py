@@ -267,7 +267,7 @@ def plan_of(
 
 def _gains(session: Session, model: Any) -> dict[str, NDArray[np.float64]]:
     """Gains the converter will fold into the weights; none if the model has no .tflite form."""
-    if "tflite" not in session.recipe.export.formats:
+    if not session.recipe.export.folds_gains:
         return {}
     try:
         return model_gains(model)

@@ -36,7 +36,7 @@ def run_evaluate(session: Session, clusters: int) -> None:
         with session.progress.bar("measuring", len(session.targets)) as bar:
             for target in session.targets:
                 files = {
-                    model: session.path(layout.of_clusters(clusters, f"{model}.{target.format}"))
+                    model: session.path(layout.model_file(clusters, model, target.format))
                     for model in layout.FILE_MODELS
                 }
                 try:

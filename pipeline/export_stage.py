@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from .files import replacing, write_bytes, write_json
 from .models import open_saved
 from .session import Session
 from .verification import prove_palette
+
+if TYPE_CHECKING:
+    from ..export.onnx_palette import OnnxFiles
 
 DEPLOY_SAMPLES = 16
 
@@ -35,11 +38,11 @@ def run_export(session: Session, clusters: int) -> None:
     # converting a large model takes a while: once is enough
     float_file = convert_float(batch_one(model)) if tflite else None
     weights = clustered_weights(model, model_gains(model, float_file) if tflite else None)
+    samples = data.examples(recipe.export.calibration, recipe.seed)
     report: dict[str, Any] = {"weights": [weight.name for weight in weights]}
     if tflite:
         from ..export.tflite import export_tflite
 
-        samples = data.examples(recipe.export.calibration, recipe.seed)
         files = export_tflite(model, weights, samples, Tables(recipe.export.tables), float_file)
         proof = _proof(session, "tflite", files.palette, files.dense)
         write_bytes(folder / "dense.tflite", files.dense)
@@ -62,18 +65,28 @@ def run_export(session: Session, clusters: int) -> None:
     if "onnx" in recipe.export.formats:
         from ..export.onnx_palette import export_onnx
 
-        onnx_files = export_onnx(model, weights)
-        proof = _proof(session, "onnx", onnx_files.palette, onnx_files.dense)
-        write_bytes(folder / "dense.onnx", onnx_files.dense)
-        write_bytes(folder / "palette.onnx", onnx_files.palette)
-        report["onnx"] = {
-            **proof,
-            "dense_bytes": len(onnx_files.dense),
-            "palette_bytes": len(onnx_files.palette),
-            "initializers": [asdict(entry) for entry in onnx_files.initializers],
-        }
-        _say_sizes(session, "onnx", report["onnx"])
+        report["onnx"] = _write_onnx(session, clusters, "onnx", export_onnx(model, weights))
+    if "onnx-int8" in recipe.export.formats:
+        from ..export.onnx_int8 import export_onnx_int8
+
+        int8_files = export_onnx_int8(model, weights, samples)
+        report["onnx-int8"] = _write_onnx(session, clusters, "onnx-int8", int8_files)
     write_json(folder / layout.EXPORT_REPORT, report)
+
+
+def _write_onnx(session: Session, clusters: int, form: str, files: OnnxFiles) -> dict[str, Any]:
+    """Leave both files; what the report says of them."""
+    proof = _proof(session, "onnx", files.palette, files.dense)
+    report = {
+        **proof,
+        "dense_bytes": len(files.dense),
+        "palette_bytes": len(files.palette),
+        "initializers": [asdict(entry) for entry in files.initializers],
+    }
+    for model, data in zip(layout.FILE_MODELS, (files.dense, files.palette), strict=True):
+        write_bytes(session.path(layout.model_file(clusters, model, form)), data)
+    _say_sizes(session, form, report)
+    return report
 
 
 def _proof(session: Session, form: str, palette: bytes, dense: bytes) -> dict[str, Any]:

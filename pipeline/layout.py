@@ -29,11 +29,15 @@ def of_clusters(clusters: int, name: str) -> str:
     return f"clusters-{clusters}/{name}"
 
 
+def model_file(clusters: int, model: str, form: str) -> str:
+    """A file of one format: `onnx-int8` gives MODEL-int8.onnx."""
+    suffix, _, kind = form.partition("-")
+    return of_clusters(clusters, f"{model}-{kind}.{suffix}" if kind else f"{model}.{suffix}")
+
+
 def model_files(clusters: int, formats: Sequence[str]) -> tuple[str, ...]:
     """Dense and palette file of every format."""
-    return tuple(
-        of_clusters(clusters, f"{model}.{form}") for form in formats for model in FILE_MODELS
-    )
+    return tuple(model_file(clusters, model, form) for form in formats for model in FILE_MODELS)
 
 
 def cluster_files(clusters: int) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""`edgepalette palettize`: shared values for the weights of a finished .tflite, without training it."""
+"""`edgepalette palettize`: shared values for the weights of a finished .tflite or .onnx, without training it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import tempfile
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..cluster.plan import check_clusters
-from ..errors import DataError, FormatError
+from ..errors import DataError, FormatError, RecipeError
 from ..evaluate.activations import activation_pairs
 from ..evaluate.child import Request, run_file
 from ..evaluate.metric import decisions
@@ -26,6 +26,9 @@ from .data import load_dataset, load_inputs
 from .files import write_bytes
 from .progress import Progress
 from .verification import Proof, named_beside, prove_palette
+
+if TYPE_CHECKING:
+    from ..export.onnx_palette import InitializerReport
 
 
 @dataclass(frozen=True)
@@ -74,40 +77,70 @@ def palettize_file(
     out: Path | None,
     progress: Progress,
 ) -> Palettized:
-    """Write the palette form of an int8 or float .tflite, as NAME-palette beside it if `out` is None.
+    """Write the palette form of an int8 or float .tflite or .onnx, as NAME-palette beside it if `out` is None.
 
     Raises FormatError for a file that is damaged or of another format, DataError for inputs of another shape, ExportError if a runtime gives other outputs for
     the palette than for its dense form, TargetError if no runtime here runs the file to calibrate it.
     """
-    if format_of(path) != "tflite":
-        raise FormatError(f"palettize reads a .tflite file, got {path}")
+    form = format_of(path)
     out = named_beside(path, "palette", out)
     check_clusters(clusters)
     original = path.read_bytes()
-    read = read_model(original)
     examples = None if given is None else _examples(path, given)
-    calibration = (
-        examples.calibration if examples is not None and len(examples.calibration) else None
+    calibration = None if examples is None or form == "onnx" else examples.calibration
+    if form == "tflite":
+        palette, dense, rows = _tflite(original, clusters, tables, calibration, progress)
+    else:
+        palette, dense, rows = _onnx(path, original, clusters, tables)
+    inputs = None if examples is None else examples.comparison
+    proof = prove_palette(palette, dense, form, inputs)
+    agreement = None if inputs is None else _agreement(form, original, palette, inputs)
+    write_bytes(out, palette)
+    counts = [0 if part is None else len(part) for part in (calibration, inputs)]
+    return Palettized(
+        out, len(original), len(palette), rows, proof, counts[0], agreement, counts[1]
     )
-    observe = None if calibration is None else partial(activation_pairs, inputs=calibration)
+
+
+def _tflite(
+    original: bytes,
+    clusters: int,
+    tables: Tables,
+    calibration: NDArray[np.float32] | None,
+    progress: Progress,
+) -> tuple[bytes, bytes, list[dict[str, Any]]]:
+    """Palette file, dense file, a row per weight."""
+    read = read_model(original)
+    observe = None
+    if calibration is not None and len(calibration):
+        observe = partial(activation_pairs, inputs=calibration)
     with progress.bar("weights", len(weights_read(read))) as bar:
         model, clustered = cluster_tflite(read, clusters, observe, bar.advance)
     dense = lean(model)
     made = palettize(dense, tables)
-    inputs = None if examples is None else examples.comparison
-    proof = prove_palette(made.data, write_model(dense), "tflite", inputs)
-    agreement = None if inputs is None else _agreement(original, made.data, inputs)
-    write_bytes(out, made.data)
-    return Palettized(
-        out,
-        len(original),
-        len(made.data),
-        [_row(entry, made.tensors) for entry in clustered],
-        proof,
-        0 if calibration is None else len(calibration),
-        agreement,
-        0 if inputs is None else len(inputs),
-    )
+    stored = {report.tensor: report for report in made.tensors}
+    rows = [_row(entry, stored.get(entry.tensor)) for entry in clustered]
+    return made.data, write_model(dense), rows
+
+
+def _onnx(
+    path: Path, original: bytes, clusters: int, tables: Tables
+) -> tuple[bytes, bytes, list[dict[str, Any]]]:
+    """Palette file, dense file, a row per weight."""
+    from ..export.cluster_onnx import cluster_onnx
+    from ..export.onnx_palette import palettize_onnx
+
+    if tables is not Tables.SHARED:
+        raise RecipeError("--tables per-channel is for .tflite files, got an .onnx; leave it out")
+    model, clustered = cluster_onnx(original, clusters)
+    if not clustered:
+        raise FormatError(
+            f"palettize needs a file with constant weights, got {path}, which has none; a palette file is made plain by "
+            "edgepalette expand"
+        )
+    made = palettize_onnx(model)
+    stored = {report.name: report for report in made.initializers}
+    return made.palette, made.dense, [_row(entry, stored.get(entry.name)) for entry in clustered]
 
 
 def _examples(path: Path, given: Given) -> Examples:
@@ -130,22 +163,21 @@ def _examples(path: Path, given: Given) -> Examples:
     return Examples(first, second)
 
 
-def _agreement(original: bytes, palette: bytes, inputs: NDArray[np.float32]) -> float:
-    """Part of the inputs both files decide alike, on the first TFLite runtime."""
+def _agreement(form: str, original: bytes, palette: bytes, inputs: NDArray[np.float32]) -> float:
+    """Part of the inputs both files decide alike, on the format's first runtime."""
     with tempfile.TemporaryDirectory(prefix="edgepalette-") as folder:
         given = Path(folder, "x.npy")
         np.save(given, inputs)
         decided = []
         for name, data in (("original", original), ("palette", palette)):
-            file = Path(folder, f"{name}.tflite")
+            file = Path(folder, f"{name}.{form}")
             file.write_bytes(data)
-            outcome = run_file(Request("tflite", str(file), str(given), len(inputs)))
+            outcome = run_file(Request(form, str(file), str(given), len(inputs)))
             decided.append(decisions(outcome.outputs))
     return float(np.mean(decided[0] == decided[1]))
 
 
-def _row(entry: ClusteredTensor, stored: tuple[TensorReport, ...]) -> dict[str, Any]:
-    found = next((report for report in stored if report.tensor == entry.tensor), None)
+def _row(entry: ClusteredTensor, found: TensorReport | InitializerReport | None) -> dict[str, Any]:
     return {
         "name": entry.name or f"tensor {entry.tensor}",
         "shape": list(entry.shape),
@@ -158,7 +190,7 @@ def _row(entry: ClusteredTensor, stored: tuple[TensorReport, ...]) -> dict[str, 
     }
 
 
-def _why(entry: ClusteredTensor, stored: TensorReport | None) -> str:
+def _why(entry: ClusteredTensor, stored: TensorReport | InitializerReport | None) -> str:
     """What a reader of the table should know of a weight."""
     parts = [entry.reason, entry.nearest and f"nearest values, for {entry.nearest}"]
     parts.append("" if stored is None else stored.reason)

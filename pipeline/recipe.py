@@ -86,12 +86,17 @@ class ClusterSection(_Section):
 class ExportSection(_Section):
     """`tables`: shared, or per-channel for runtimes that do not read shared ones. calibration: training examples."""
 
-    formats: Annotated[tuple[Literal["tflite", "onnx"], ...], Field(min_length=1)] = (
+    formats: Annotated[tuple[Literal["tflite", "onnx", "onnx-int8"], ...], Field(min_length=1)] = (
         "tflite",
         "onnx",
     )
     tables: Literal["shared", "per-channel"] = "shared"
     calibration: Positive = 200
+
+    @property
+    def folds_gains(self) -> bool:
+        """Whether a format multiplies a gain per channel into the weights before it rounds them."""
+        return "tflite" in self.formats or "onnx-int8" in self.formats
 
 
 class EvaluateSection(_Section):

@@ -179,8 +179,8 @@ def _per_clusters(
     formats = session.recipe.export.formats
     models = layout.model_files(clusters, formats)
     asked = {key: value for key, value in plain["cluster"].items() if key != "clusters"}
-    # gains are those of the .tflite, where one is made
-    asked["gains"] = "tflite" in formats
+    # gains are those of the .tflite, where int8 weights are made
+    asked["gains"] = session.recipe.export.folds_gains
     targets = [target.name for target in session.targets]
     return [
         Stage(

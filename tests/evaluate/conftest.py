@@ -43,6 +43,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     from edgepalette.cluster.model import cluster_weights
     from edgepalette.cluster.plan import ClusterPlan
     from edgepalette.export.clustered import clustered_weights
+    from edgepalette.export.onnx_int8 import export_onnx_int8
     from edgepalette.export.onnx_palette import export_onnx
     from edgepalette.export.tflite import export_tflite
 
@@ -61,8 +62,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
         warnings.filterwarnings("ignore", "Statistics for quantized inputs were expected")
         tflite = export_tflite(plain, weights, x[:100])
     onnx = export_onnx(plain, weights)
+    onnx_int8 = export_onnx_int8(plain, weights, x[:100])
     folder = tmp_path_factory.mktemp("exported")
-    for form, files in [("tflite", tflite), ("onnx", onnx)]:
+    for form, files in [("tflite", tflite), ("onnx", onnx), ("onnx-int8", onnx_int8)]:
         (folder / f"dense.{form}").write_bytes(files.dense)
         (folder / f"palette.{form}").write_bytes(files.palette)
     tested = slice(TRAIN, TRAIN + TEST)

@@ -57,13 +57,14 @@ def test_the_palette_file_gives_the_dense_files_bytes(rows: dict[str, list[Measu
 
 
 def test_float_outputs_are_not_compared_byte_by_byte(rows: dict[str, list[Measurement]]) -> None:
-    assert [row.mismatched_bytes for row in rows["host-onnx"]] == [None, None]
+    for name in ("host-onnx", "host-onnx-int8"):
+        assert [row.mismatched_bytes for row in rows[name]] == [None, None]
 
 
 def test_host_targets_tell_latency_with_runs_and_threads(
     rows: dict[str, list[Measurement]],
 ) -> None:
-    for name in ("host-tflite", "host-onnx"):
+    for name in ("host-tflite", "host-onnx", "host-onnx-int8"):
         for row in rows[name]:
             assert row.latency_ms_median is not None
             assert row.latency_ms_p95 is not None
@@ -100,7 +101,7 @@ def test_tflm_runs_a_stated_sample_of_a_large_test_set(
 
 
 def test_an_unknown_target_names_the_ones_there_are() -> None:
-    with pytest.raises(RecipeError, match="host-tflite, host-onnx, tflm, got 'pi'"):
+    with pytest.raises(RecipeError, match="host-tflite, host-onnx, host-onnx-int8, tflm, got 'pi'"):
         get_target("pi")
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from math import prod
@@ -24,6 +27,24 @@ from edgepalette.export.palette_tflite import TensorReport
 from edgepalette.export.tflite import TfliteFiles, export_tflite
 
 SAMPLES = 16
+# opens a file as a user does and says what it became; runs it on batches of 1 and 3
+OPEN = """
+import json, sys
+import numpy as np, onnx, onnxruntime
+options = onnxruntime.SessionOptions()
+options.optimized_model_filepath, options.log_severity_level = sys.argv[1] + ".opened", 3
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+x = np.load(sys.argv[2])[:3]
+name = session.get_inputs()[0].name
+three = session.run(None, {name: x})[0]
+ones = [session.run(None, {name: one[None]})[0][0] for one in x]
+graph = onnx.load(sys.argv[1] + ".opened").graph
+print(json.dumps({
+    "operators": [node.op_type for node in graph.node],
+    "shapes": [three.shape, ones[0].shape],
+    "apart": float(np.abs(three - np.stack(ones)).max()),
+}))
+"""
 
 
 def randomize(model: Any) -> None:
@@ -208,3 +229,17 @@ def run(tmp_path: Path) -> Run:
         return run_file(Request(runtime, str(path), str(values), len(examples), options=options))
 
     return run
+
+
+@pytest.fixture
+def open_batches(tmp_path: Path) -> Callable[[Path, NDArray[np.float32]], dict[str, Any]]:
+    """Opens an .onnx in ONNX Runtime: its operators once optimized; outputs of a batch of 3 beside three of 1."""
+
+    def open_(path: Path, examples: NDArray[np.float32]) -> dict[str, Any]:
+        np.save(tmp_path / "batches.npy", examples)
+        command = [sys.executable, "-c", OPEN, str(path), str(tmp_path / "batches.npy")]
+        done = subprocess.run(command, capture_output=True, check=True)
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+    return open_

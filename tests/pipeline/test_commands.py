@@ -243,7 +243,6 @@ def test_palettize_gives_a_finished_file_shared_values(
     for options, said in (
         ((tmp_path / "none.tflite",), "which is no file"),
         ((npz,), "must end in .tflite or .onnx"),
-        ((finished.path / "clusters-16" / "dense.onnx",), "palettize reads a .tflite file"),
         ((file, "--clusters", "1"), "2"),
         ((file, "--data", other), "must hold inputs for a model that takes (1, 8, 8, 1)"),
     ):
@@ -251,6 +250,47 @@ def test_palettize_gives_a_finished_file_shared_values(
         assert result.exit_code == 2
         assert said in result.stderr
         assert not (tmp_path / "r.tflite").exists()
+
+
+def test_palettize_gives_an_onnx_shared_values(
+    command: Command, finished: Any, npz: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "plain.onnx"
+    file.write_bytes((finished.path / "clusters-16" / "dense.onnx").read_bytes())
+    made = json_of(command("palettize", file, "--clusters", "4", "--data", npz, "--json"))
+    palette = tmp_path / "plain-palette.onnx"
+    assert made["file"] == str(palette)
+    assert made["palette_bytes"] == palette.stat().st_size < made["file_bytes"]
+    assert (made["samples"], [check["same"] for check in made["verified"]]) == (60, [True])
+    assert 0.5 < made["agreement"] <= 1
+    assert {row["shared"] for row in made["tensors"]} == {4}
+    assert {row["bits"] for row in made["tensors"] if not row["why"]} == {2}
+    assert command("expand", palette, "--out", tmp_path / "expanded.onnx").exit_code == 0
+    assert json_of(command("inspect", tmp_path / "expanded.onnx", "--json"))["palettes"] == 0
+    for options, said in (
+        ((file, "--tables", "per-channel"), "--tables per-channel is for .tflite files"),
+        ((file, "--clusters", "257"), "256"),
+    ):
+        result = command("palettize", *options, "--out", tmp_path / "r.onnx")
+        assert result.exit_code == 2
+        assert said in result.stderr
+        assert not (tmp_path / "r.onnx").exists()
+
+
+def test_palettize_refuses_an_onnx_without_constant_weights(
+    command: Command, tmp_path: Path
+) -> None:
+    import onnx
+
+    ports = [onnx.helper.make_tensor_value_info(name, 1, ["N", 8]) for name in "xy"]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"])], "g", ports[:1], ports[1:]
+    )
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "m.onnx")
+    result = command("palettize", tmp_path / "m.onnx")
+    assert result.exit_code == 2
+    assert "a file with constant weights" in result.stderr
+    assert not (tmp_path / "m-palette.onnx").exists()
 
 
 def test_verify_says_which_inputs_it_takes(command: Command, finished: Any, tmp_path: Path) -> None:

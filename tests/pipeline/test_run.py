@@ -410,6 +410,9 @@ def real():
 """
 
 
+FORM_WORDS = {"tflite": ("TFLite: palette",), "onnx": ("ONNX: palette",), "onnx-int8": ("ONNX, int8: palette", "host-onnx-int8")}  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "data", "options", "metric", "form", "passes"),
@@ -417,8 +420,9 @@ def real():
         ("model", "data", ("--metric", "auc"), "auc", "tflite", lambda value: value > 0.9),
         # always giving the mean is wrong by 0.5
         ("real", "regression", (), "mae", "onnx", lambda value: value < 0.25),
+        ("real", "regression", (), "mae", "onnx-int8", lambda value: value < 0.25),
     ],
-    ids=["a probability", "a real number"],
+    ids=["a probability", "a real number", "a real number, int8"],
 )
 def test_a_single_output_runs_to_the_end(
     command: Command,
@@ -439,8 +443,11 @@ def test_a_single_output_runs_to_the_end(
     rows = json.loads((own_folder / "r" / "measurements.json").read_text())
     assert [row["metric"] for row in rows] == [metric] * 4
     assert all(passes(row["value"]) for row in rows), [row["value"] for row in rows]
-    written = {path.suffix for path in (own_folder / "r" / "clusters-16").iterdir()}
-    assert written & {".tflite", ".onnx"} == {f".{form}"}
+    written = {path.name for path in (own_folder / "r" / "clusters-16").iterdir()}
+    ending = "-int8.onnx" if form == "onnx-int8" else f".{form}"
+    files = {f"{name}{ending}" for name in ("dense", "palette")}
+    assert {name for name in written if name.endswith((".tflite", ".onnx"))} == files
+    assert all(name in (own_folder / "r" / "report.html").read_text() for name in FORM_WORDS[form])
 
 
 def test_training_as_int8_runs_is_reported_with_what_stays_float(
