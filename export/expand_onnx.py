@@ -27,7 +27,7 @@ def expand_onnx(data: bytes) -> bytes:
     """
     proto = _parsed(data)
     graph = proto.graph
-    constants = _Constants(graph, MAX_EXPANSION * len(data))
+    constants = Constants(graph, MAX_EXPANSION * len(data))
     kept = [node for node in graph.node if not constants.take(node)]
     if len(kept) == len(graph.node):
         return data
@@ -58,7 +58,7 @@ def _parsed(data: bytes) -> Any:
     return proto
 
 
-class _Constants:
+class Constants:
     """Values known without running the model. computed: by name, those made from packed codes. used: what made them."""
 
     def __init__(self, graph: Any, budget: int) -> None:

@@ -287,9 +287,12 @@ def _insert_palettes(
 
 
 def _is_weight(initializer: TensorProto) -> bool:
+    return bool(initializer.data_type == TensorProto.FLOAT and has_channels(initializer))
+
+
+def has_channels(initializer: TensorProto) -> bool:
     """Whether two sizes exceed 1: no bias or gain, in whatever shape those are broadcast."""
-    several = sum(size > 1 for size in initializer.dims) >= 2
-    return bool(initializer.data_type == TensorProto.FLOAT and several)
+    return bool(sum(size > 1 for size in initializer.dims) >= 2)
 
 
 def _match(

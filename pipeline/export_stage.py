@@ -13,8 +13,10 @@ from ..export import loader
 from ..export.clustered import clustered_weights
 from ..export.model_gains import model_gains
 from ..export.palette_tflite import Tables
+from ..export.transport import pack
 from . import layout
 from .files import replacing, write_bytes, write_json
+from .inspection import inspect_file, renamed
 from .models import open_saved
 from .session import Session
 from .verification import prove_palette
@@ -46,6 +48,11 @@ def run_export(session: Session, clusters: int) -> None:
             "stock_bytes": len(files.stock),
             "dense_bytes": len(files.dense),
             "palette_bytes": len(files.palette),
+            "packed_bytes": len(pack(files.palette)),
+            "contents": renamed(
+                inspect_file(folder / "palette.tflite"),
+                {f"tensor {entry.tensor}": entry.name for entry in files.requantized},
+            ),
             "requantized": [asdict(entry) for entry in files.requantized],
             "fallbacks": [asdict(entry) for entry in files.fallbacks],
             "tensors": [asdict(entry) for entry in files.tensors],
@@ -67,6 +74,8 @@ def run_export(session: Session, clusters: int) -> None:
             **proof,
             "dense_bytes": len(onnx_files.dense),
             "palette_bytes": len(onnx_files.palette),
+            "packed_bytes": len(pack(onnx_files.palette)),
+            "contents": renamed(inspect_file(folder / "palette.onnx"), {}),
             "initializers": [asdict(entry) for entry in onnx_files.initializers],
         }
         _say_sizes(session, "onnx", report["onnx"])
@@ -86,7 +95,8 @@ def _proof(session: Session, form: str, palette: bytes, dense: bytes) -> dict[st
 def _say_sizes(session: Session, form: str, report: dict[str, Any]) -> None:
     dense, palette = report["dense_bytes"], report["palette_bytes"]
     session.progress.say(
-        f"  {form}: palette {palette / 1e3:.1f} KB, dense {dense / 1e3:.1f} KB ({palette / dense:.2f} ×)"
+        f"  {form}: palette {palette / 1e3:.1f} KB, dense {dense / 1e3:.1f} KB ({palette / dense:.2f} ×), "
+        f"packed for transport {report['packed_bytes'] / 1e3:.1f} KB"
     )
 
 
