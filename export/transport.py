@@ -1,9 +1,9 @@
 """A file packed for the way to a device: an .xz stream of it, restored byte for byte.
 
 .xz because Python, every Linux and XZ Embedded (microcontrollers) open it: one stream, one filter (LZMA2), CRC-32, and a
-dictionary no larger than the file, which is the memory a device needs. On palette files it is within 0.6 % of brotli and
-ahead of zstandard, and coding every index by its frequency alone would save 2 % more at most (tests/export/test_transport.py
-holds the bound), so that a container of its own does not pay.
+dictionary no larger than the file, which is the memory a device needs. Measured on nine palette files of 16 to 48 KB: from 2.1 %
+smaller than brotli's to 0.6 % larger, 1.3 to 4.8 % smaller than zstandard's. Coding every index by its frequency alone
+would save 1.2 to 2.2 % more; tests hold it under the 5 % from where a container of our own would be worth having.
 """
 
 from __future__ import annotations

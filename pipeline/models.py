@@ -43,6 +43,8 @@ tf_keras.models.load_model(sys.argv[1], compile=False).save(sys.argv[2], save_fo
 MAX_METADATA = 1 << 16
 # what a checkpoint writes behind the name of a variable's value
 VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+# what is no weight, and the list in which Keras 3 writes every weight again
+BESIDE = ("optimizer", "keras_api/", "_all_variables/")
 
 
 def is_saved_model(path: Path) -> bool:
@@ -242,7 +244,7 @@ def saved_variables(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
     try:
         checkpoint = tf.train.load_checkpoint(str(path / "variables" / "variables"))
         names = sorted(checkpoint.get_variable_to_shape_map())
-        kept = [name for name in names if name.endswith(VALUE) and "optimizer" not in name]
+        kept = [name for name in names if name.endswith(VALUE) and not name.startswith(BESIDE)]
         for name in kept:
             values = np.asarray(checkpoint.get_tensor(name))
             if values.dtype.kind == "f":

@@ -54,11 +54,10 @@ steps = keras.Sequential(
 )
 for name, made, inputs in (("stripped", stripped, x[:4]), ("steps", steps, x[:4].reshape(4, -1)[:, :42].reshape(4, 7, 6))):
     np.savez(f"{name}.npz", x=inputs, y=made(inputs).numpy())
-    for form in (f"{name}.h5", f"{name}.keras", name):
-        made.save(form)
-stripped.export("exported")
+    made.save(f"{name}.h5")
+    made.save(f"{name}.keras")
+stripped.save("stripped")
 wrapped.save("wrapped.h5")
-wrapped.save("wrapped")
 keras.Sequential([layers.Input((4,)), layers.Lambda(lambda x: 2 * x)]).save("code")
 backward = keras.Sequential([layers.Input((7, 6)), layers.LSTM(5, time_major=True)])
 backward.save("time_major.h5")
@@ -79,21 +78,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @needs_tfmot
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["stripped", "steps"])
-@pytest.mark.parametrize("form", [".h5", ".keras", ""])
-def test_a_keras_2_model_computes_the_same_in_keras_3(folder: Path, name: str, form: str) -> None:
-    source = str(folder / f"{name}{form}")
+# a functional model of Keras 2 names its one input in a list
+@pytest.mark.filterwarnings("ignore:The structure of `inputs`")
+@pytest.mark.parametrize(
+    "form", ["stripped.h5", "stripped.keras", "stripped", "steps.h5", "steps.keras"]
+)
+def test_a_keras_2_model_computes_the_same_in_keras_3(folder: Path, form: str) -> None:
+    source = str(folder / form)
     model = load_model(source)
     assert isinstance(model, keras.Model)
     assert is_trained(source)
-    with np.load(folder / f"{name}.npz") as saved:
+    with np.load(folder / f"{Path(form).stem}.npz") as saved:
         np.testing.assert_allclose(model(saved["x"]).numpy(), saved["y"], rtol=0, atol=1e-6)
 
 
 @needs_tfmot
 @pytest.mark.slow
 def test_inspect_shows_tfmots_shared_values_in_every_form(folder: Path) -> None:
-    found = [inspect_file(folder / name) for name in ("stripped.h5", "stripped.keras", "stripped", "exported")]  # fmt: skip
+    found = [inspect_file(folder / name) for name in ("stripped.h5", "stripped")]  # fmt: skip
     for each in found:
         shared = [row for row in each["tensors"] if row["stored"] == "shared values"]
         assert [(row["values"], row["bits"]) for row in shared] == [(8, 3)] * 2
@@ -107,8 +109,6 @@ def test_inspect_shows_tfmots_shared_values_in_every_form(folder: Path) -> None:
     ("name", "said"),
     [
         ("wrapped.h5", "tfmot's wrappers are still on it: save what strip_clustering gives"),
-        ("wrapped", "could not load .*wrapped; it said: .*save what strip_clustering gives"),
-        ("exported", r"without keras_metadata.pb: .*save the model itself, by model.save"),
         ("code", "must hold no code, got .*code with a Lambda layer's"),
         ("time_major.h5", "time_major"),
     ],
@@ -129,7 +129,9 @@ def exported(tmp_path: Path) -> Path:
 def test_a_saved_model_of_keras_3_is_shown_but_not_trained(exported: Path) -> None:
     (row,) = inspect_file(exported)["tensors"]
     assert row["shape"] == [4, 3]
-    with pytest.raises(ModelError, match="Keras 3 and tf.saved_model.save leave functions"):
+    with pytest.raises(
+        ModelError, match=r"without keras_metadata\.pb: .*Keras 3 and .* leave functions"
+    ):
         load_model(str(exported))
 
 
@@ -146,7 +148,7 @@ def test_without_keras_2_its_models_are_told_how(
 ) -> None:
     (exported / "keras_metadata.pb").touch()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ModelError, match="saved by Keras 2, .* pip install tf_keras"):
+    with pytest.raises(ModelError, match=r"saved by Keras 2, .* pip install tf_keras"):
         load_model(str(exported))
 
 
@@ -158,5 +160,5 @@ def test_a_damaged_saved_model_is_told(command: Command, tmp_path: Path) -> None
     result = command("inspect", broken)
     assert result.exit_code == 2
     assert "must hold variables that can be read" in result.stderr
-    with pytest.raises(ModelError, match="without keras_metadata.pb"):
+    with pytest.raises(ModelError, match=r"without keras_metadata\.pb"):
         load_model(str(broken))
