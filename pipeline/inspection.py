@@ -38,11 +38,12 @@ def inspect_file(path: Path) -> dict[str, Any]:
         ".keras": _keras,
         ".h5": _keras,
     }
-    reader = _saved_model if is_saved_model(path) else readers.get(path.suffix)
-    if reader is None or not path.exists():
+    saved = is_saved_model(path)
+    reader = _saved_model if saved else readers.get(path.suffix)
+    if reader is None or not (saved or path.is_file()):
         raise FormatError(
             f"inspect reads a {', '.join(readers)} file or a SavedModel's folder, got {path}"
-            + ("" if path.exists() else ", which is no file")
+            + ("" if path.is_file() else ", which is no file")
         )
     size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")) if file.is_file())  # fmt: skip
     tensors, shares = reader(path)

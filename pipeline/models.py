@@ -34,10 +34,13 @@ KERAS2_SETTINGS: dict[str, tuple[str, int]] = {
 }
 # tfmot's wrappers by class, and what takes them off
 KERAS2_WRAPPERS = {"ClusterWeights": "strip_clustering", "PruneLowMagnitude": "strip_pruning"}
-# how a SavedModel's configuration names a function it holds as code
-KERAS2_CODE = (b'"function_type": "lambda"', b'"__lambda__"')
+# a Lambda layer's code would run while it is loaded, and the file is anyone's: refused, it goes on as a configuration
+# that Keras 3 does not take either
 KERAS2_PROGRAM = """
 import sys, tf_keras
+def refuse(config, custom_objects=None):
+    raise RuntimeError("a Lambda layer holds code, which is not run")
+tf_keras.layers.Lambda.from_config = refuse
 tf_keras.models.load_model(sys.argv[1], compile=False).save(sys.argv[2], save_format="h5")
 """
 MAX_METADATA = 1 << 16
@@ -185,8 +188,9 @@ def _drop_settings(node: Any) -> None:
             if setting in config and config[setting] == usual:
                 del config[setting]
             # inside a nested model Keras 2 wrote the list it held
-            if node.get("class_name") == "BatchNormalization" and isinstance(config.get("axis"), list):  # fmt: skip
-                config["axis"] = config["axis"][0]
+            axis = config.get("axis")
+            if node.get("class_name") == "BatchNormalization" and isinstance(axis, list) and len(axis) == 1:  # fmt: skip
+                config["axis"] = axis[0]
         for entry in node.values():
             _drop_settings(entry)
 
@@ -211,12 +215,6 @@ def _from_keras2(path: Path) -> Any:
             f"a SavedModel must hold its Keras layers, got {path} without keras_metadata.pb: model.export, Keras 3 and "
             "tf.saved_model.save leave functions and variables only (inspect shows those); save the model itself, by "
             "model.save('m.keras') where it was made"
-        )
-    if path.is_dir() and any(
-        code in (path / "keras_metadata.pb").read_bytes() for code in KERAS2_CODE
-    ):
-        raise ModelError(
-            f"a SavedModel must hold no code, got {path} with a Lambda layer's; give the model as package.module:function"
         )
     if importlib.util.find_spec("tf_keras") is None:
         raise ModelError(

@@ -42,9 +42,14 @@ def test_the_stream_is_one_that_others_open() -> None:
 
 
 def test_a_large_file_is_packed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
+    calls: list[tuple[int, ...]] = []
+
+    def compressed(_: bytes, *setting: int) -> bytes:
+        calls.append(setting)
+        return PACKED
+
     monkeypatch.setattr(transport, "TRIED_UP_TO", len(RANDOM) - 1)
-    monkeypatch.setattr(transport, "_compressed", lambda *given: calls.append(given) or PACKED)
+    monkeypatch.setattr(transport, "_compressed", compressed)
     assert unpack(pack(RANDOM)) == RANDOM
     assert len(calls) == 1
 

@@ -240,7 +240,12 @@ def test_inspect_tells_a_damaged_file_from_a_good_one(
 
 def test_inspect_says_which_files_it_reads(command: Command, tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
-    for name, said in [("a.txt", "a.txt"), ("none.tflite", "which is no file")]:
+    (tmp_path / "folder.tflite").mkdir()
+    for name, said in [
+        ("a.txt", "a.txt"),
+        ("none.tflite", "which is no file"),
+        ("folder.tflite", "which is no file"),
+    ]:
         result = command("inspect", tmp_path / name)
         assert result.exit_code == 2
         assert ".tflite, .onnx, .keras, .h5 file or a SavedModel's folder, got" in result.stderr
