@@ -27,7 +27,7 @@ def expand_onnx(data: bytes) -> bytes:
     proto = read_onnx(data)
     check_onnx(data)
     graph = proto.graph
-    constants = _Constants(graph, MAX_EXPANSION * len(data))
+    constants = Constants(graph, MAX_EXPANSION * len(data))
     kept = [node for node in graph.node if not constants.take(node)]
     if len(kept) == len(graph.node):
         return data
@@ -48,7 +48,7 @@ def expand_onnx(data: bytes) -> bytes:
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-class _Constants:
+class Constants:
     """Values known without running the model.
 
     computed: by name, those made from packed codes. used: what made them. whole: weights, at which a palette ends.

@@ -167,15 +167,31 @@ class Table:
         ]
 
 
+@dataclass(frozen=True)
+class Extent:
+    """Bytes [start, stop) of a file that hold a table itself (field ""), or what a field of it points to."""
+
+    start: int
+    stop: int
+    table: Table
+    field: str
+
+
 def read(root: type[T], data: bytes, identifier: bytes) -> T:
     """The root table of a file. Raises FormatError for anything but a well-formed file of that identifier."""
+    return read_extents(root, data, identifier)[0]
+
+
+def read_extents(root: type[T], data: bytes, identifier: bytes) -> tuple[T, list[Extent]]:
+    """As `read`, and where in the file everything lies; what two fields share is the first one's."""
     if len(data) < 8 or data[4:8] != identifier:
         raise FormatError(
             f"the file must carry the identifier {identifier.decode()}, got {data[4:8]!r} "
             f"in {len(data)} bytes; it is another format or damaged"
         )
     try:
-        return _Reader(data).root(root)
+        reader = _Reader(data)
+        return reader.root(root), reader.extents
     except (struct.error, IndexError, RecursionError) as error:
         raise FormatError(f"the file points outside itself ({error}); it is damaged") from None
 
@@ -188,10 +204,16 @@ class _Reader:
         self.seen: dict[tuple[Any, int], Any] = {}
         # an honest file does not overlap, so what is read in all cannot exceed the file
         self.budget = len(data)
+        self.extents: list[Extent] = []
+        # of the table being read: (field, start, stop), and the field
+        self.placed: list[tuple[str, int, int]] = []
+        self.field = ""
 
     def root(self, cls: type[T]) -> T:
-        position = self._number("I", 0)
-        return self._table(cls, position)
+        table = self._table(cls, self._number("I", 0))
+        # the offset of the root and the identifier
+        self.extents.append(Extent(0, 8, table, ""))
+        return table
 
     def _number(self, code: str, position: int) -> int:
         if position < 0:
@@ -210,6 +232,8 @@ class _Reader:
         offsets = list(struct.unpack_from(f"<{(size - 4) // 2}H", self.data, vtable + 4))
         if any(offset >= max(inline, 4) for offset in offsets):
             raise FormatError(f"the file has a damaged table at byte {position}")
+        self.placed.append((self.field, vtable, vtable + size))
+        self.placed.append((self.field, position, position + inline))
         return vtable, inline, offsets
 
     def _spend(self, size: int) -> None:
@@ -222,6 +246,7 @@ class _Reader:
         if key in self.seen:
             found: T = self.seen[key]
             return found
+        outside, self.placed, self.field = self.placed, [], ""
         _, inline, offsets = self._vtable(position)
         self._spend(inline)
         values: dict[str, Any] = {}
@@ -229,6 +254,7 @@ class _Reader:
         for name, slot, kind in cls.slots():
             known.add(slot)
             if slot < len(offsets) and offsets[slot]:
+                self.field = name
                 values[name] = self._field(kind, position + offsets[slot], values)
         strange = [s for s, offset in enumerate(offsets) if offset and s not in known]
         if strange:
@@ -237,6 +263,8 @@ class _Reader:
                 "it was written for a newer schema"
             )
         self.seen[key] = result = cls(**values)
+        self.extents += [Extent(start, stop, result, name) for name, start, stop in self.placed]
+        self.placed = outside
         return result
 
     def _field(self, kind: Kind, position: int, values: dict[str, Any]) -> Any:
@@ -269,6 +297,7 @@ class _Reader:
         if (position, size) not in self.seen:
             self.seen[position, size] = True
             self._spend(count * size)
+            self.placed.append((self.field, position, start + count * size))
         return start, count
 
     def _vector(self, position: int, size: int) -> bytes:

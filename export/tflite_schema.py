@@ -252,10 +252,15 @@ class Model(fb.Table):
 
 def read_model(data: bytes) -> Model:
     """A .tflite file's tables. Raises FormatError unless every index in it names something."""
-    model = fb.read(Model, data, IDENTIFIER)
+    return read_model_extents(data)[0]
+
+
+def read_model_extents(data: bytes) -> tuple[Model, list[fb.Extent]]:
+    """As `read_model`, and where in the file everything lies."""
+    model, extents = fb.read_extents(Model, data, IDENTIFIER)
     for graph in model.subgraphs:
         _check(graph, model)
-    return model
+    return model, extents
 
 
 def write_model(model: Model) -> bytes:

@@ -20,6 +20,7 @@ from .. import __version__
 from ..errors import EdgepaletteError, RecipeError, RunError
 
 if TYPE_CHECKING:
+    from .packing import Packing
     from .recipe import Recipe
 
 STAGES = ("baseline", "cluster", "export", "evaluate", "report")
@@ -116,7 +117,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     """Options of every command that works on a run directory."""
     options = [
         click.option("--recipe", type=click.Path(path_type=Path), help="TOML recipe; options override it."),
-        click.option("--model", help="digits-cnn, resnet8, ds-cnn-l, mobilenet-v1, mobilenet-v2, a .keras or .h5 file, or package.module:function. [digits-cnn]"),
+        click.option("--model", help="digits-cnn, resnet8, ds-cnn-l, mobilenet-v1, mobilenet-v2, a .keras or .h5 file, a SavedModel, or package.module:function. [digits-cnn]"),
         click.option("--data", help="digits, cifar10, fsdd, fsdd-mfcc, an .npz file, or package.module:function. [digits]"),
         click.option("--epochs", type=int, help="Epochs of clustering-aware training. [by the data's size]"),
         click.option("--baseline-epochs", type=int, help="Epochs before it. [0 for a model from a file]"),
@@ -372,21 +373,38 @@ def targets(as_json: bool) -> None:
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--picture", type=click.Path(path_type=Path), help="SVG of where the bytes go. [none]"
+)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def inspect(file: Path, as_json: bool) -> None:
-    """Tensors of a .keras, .tflite or .onnx FILE: values, bits, bytes."""
-    from .inspection import inspect_file
+def inspect(file: Path, picture: Path | None, as_json: bool) -> None:
+    """Tensors of a .keras, .tflite or .onnx FILE or a SavedModel: values, bits, bytes; and where its bytes go.
+
+    \b
+    packed    bytes of the indices at a whole number of bits
+    shannon   the least any code of each index by itself can take
+    """  # noqa: D301 # click's \b is the character, not the two signs
+    from .inspection import inspect_file, part_rows, said_of_bounds
 
     with _native_noise():
         found = inspect_file(file)
+    if picture is not None:
+        from .bytes_picture import bytes_svg
+        from .files import write_text
+
+        write_text(picture, bytes_svg(found, file.name))
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    _print_table(found["tensors"], as_json)
+    hidden = ("codebook",)
+    _print_table([{k: v for k, v in row.items() if k not in hidden} for row in found["tensors"]], False)  # fmt: skip
+    _print_table(part_rows(found), False)
     click.echo(
         f"{file}: {found['file_bytes']} B, of which weights {found['weight_bytes']} B, "
-        f"{found['palettes']} palettes"
+        f"{found['palettes']} palettes; {said_of_bounds(found)}"
     )
+    if picture is not None:
+        click.echo(f"picture: {picture}", err=True)
 
 
 @main.command()
@@ -479,6 +497,39 @@ def expand(file: Path, out: Path | None, as_json: bool) -> None:
     click.echo(f"{made.file}: {made.plain_bytes} B, {made.palette_bytes} B with palettes")
     for line in made.proof.lines():
         click.echo(line)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The packed file. [FILE.xz]")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def pack(file: Path, out: Path | None, as_json: bool) -> None:
+    """Pack FILE for transport, as for updates over the air: an .xz that `unpack`, xz and XZ Embedded open."""
+    from .packing import pack_file
+
+    _print_packing(pack_file(file, out), as_json)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The file. [FILE without .xz]")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def unpack(file: Path, out: Path | None, as_json: bool) -> None:
+    """Restore what `pack` packed, byte for byte."""
+    from .packing import unpack_file
+
+    _print_packing(unpack_file(file, out), as_json)
+
+
+def _print_packing(made: Packing, as_json: bool) -> None:
+    sizes = {"file_bytes": made.file_bytes, "packed_bytes": made.packed_bytes}
+    if as_json:
+        click.echo(json.dumps({"file": str(made.file), **sizes}, indent=2))
+        return
+    part = made.packed_bytes / max(1, made.file_bytes)
+    click.echo(
+        f"{made.file}: {made.file_bytes} B plain, {made.packed_bytes} B packed ({part:.3f} ×)"
+    )
 
 
 @main.command()

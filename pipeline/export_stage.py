@@ -14,8 +14,10 @@ from ..export.clustered import clustered_weights
 from ..export.convert import batch_one, convert_float
 from ..export.model_gains import model_gains
 from ..export.palette_tflite import Tables
+from ..export.transport import pack
 from . import layout
 from .files import replacing, write_bytes, write_json
+from .inspection import inspect_file, renamed
 from .models import open_saved
 from .session import Session
 from .verification import prove_palette
@@ -52,6 +54,11 @@ def run_export(session: Session, clusters: int) -> None:
             "stock_bytes": len(files.stock),
             "dense_bytes": len(files.dense),
             "palette_bytes": len(files.palette),
+            "packed_bytes": len(pack(files.palette)),
+            "contents": renamed(
+                inspect_file(folder / "palette.tflite"),
+                {f"tensor {entry.tensor}": entry.name for entry in files.requantized},
+            ),
             "requantized": [asdict(entry) for entry in files.requantized],
             "fallbacks": [asdict(entry) for entry in files.fallbacks],
             "tensors": [asdict(entry) for entry in files.tensors],
@@ -77,14 +84,17 @@ def run_export(session: Session, clusters: int) -> None:
 def _write_onnx(session: Session, clusters: int, form: str, files: OnnxFiles) -> dict[str, Any]:
     """Leave both files; what the report says of them."""
     proof = _proof(session, "onnx", files.palette, files.dense)
+    paths = [session.path(layout.model_file(clusters, model, form)) for model in layout.FILE_MODELS]
+    for path, data in zip(paths, (files.dense, files.palette), strict=True):
+        write_bytes(path, data)
     report = {
         **proof,
         "dense_bytes": len(files.dense),
         "palette_bytes": len(files.palette),
+        "packed_bytes": len(pack(files.palette)),
+        "contents": renamed(inspect_file(paths[1]), {}),
         "initializers": [asdict(entry) for entry in files.initializers],
     }
-    for model, data in zip(layout.FILE_MODELS, (files.dense, files.palette), strict=True):
-        write_bytes(session.path(layout.model_file(clusters, model, form)), data)
     _say_sizes(session, form, report)
     return report
 
@@ -102,7 +112,8 @@ def _proof(session: Session, form: str, palette: bytes, dense: bytes) -> dict[st
 def _say_sizes(session: Session, form: str, report: dict[str, Any]) -> None:
     dense, palette = report["dense_bytes"], report["palette_bytes"]
     session.progress.say(
-        f"  {form}: palette {palette / 1e3:.1f} KB, dense {dense / 1e3:.1f} KB ({palette / dense:.2f} ×)"
+        f"  {form}: palette {palette / 1e3:.1f} KB, dense {dense / 1e3:.1f} KB ({palette / dense:.2f} ×), "
+        f"packed for transport {report['packed_bytes'] / 1e3:.1f} KB"
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..evaluate.measurement import Measurement
 from . import layout
+from .bytes_picture import bytes_svg
 from .codebook import strip
 from .files import write_json, write_text
 from .picture import size_quality_svg
@@ -58,6 +59,7 @@ def render(**context: Any) -> str:
         origins=list(dict.fromkeys((row.target, row.origin, row.notes) for row in rows)),
         picture=size_quality_svg(rows),
         strip=strip,
+        bytes_svg=bytes_svg,
     )
 
 

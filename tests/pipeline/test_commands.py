@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -147,9 +148,80 @@ def test_inspect_tells_tensors_values_bits_and_bytes(
         assert (largest["values"], largest["stored"], largest["bytes"]) == (4, "dense", 5120)
     if name == "clustered.keras":
         assert (largest["values"], largest["bits"]) == (4, 2)
+    assert sum(share["bytes"] for share in found["shares"]) == found["file_bytes"]
+    # 5,120 indices of 2 bits; no code of them takes less than their entropy
+    assert largest["packed_bound"] == 1280 > largest["shannon_bound"] > 0.8 * 1280
+    assert found["shannon_bound"] == sum(row["shannon_bound"] for row in found["tensors"])
     table = command("inspect", file)
     assert table.exit_code == 0
     assert f"{file.stat().st_size} B" in table.stdout
+    for text in ("shannon bound", "packed bound", "percent", f"{found['shannon_bound']} B by"):
+        assert text in table.stdout
+
+
+def test_inspect_draws_where_the_bytes_go(
+    command: Command, finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("palette.tflite", "palette.onnx", "dense.tflite", "clustered.keras"):
+        file = finished.path / "clusters-4" / name
+        assert command("inspect", file, "--picture", "p.svg").exit_code == 0
+        picture = Path("p.svg").read_text()
+        ElementTree.fromstring(picture)  # noqa: S314 # made here
+        assert f"{file.stat().st_size:,} B in all" in picture
+        assert (">indices<" in picture) == name.startswith("palette")
+    Path("p.svg").unlink()
+    assert command("inspect", file, "--json").exit_code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pack_and_unpack_restore_a_file(command: Command, finished: Any, tmp_path: Path) -> None:
+    data = (finished.path / "clusters-4" / "palette.tflite").read_bytes()
+    file, packed = tmp_path / "m.tflite", tmp_path / "m.tflite.xz"
+    file.write_bytes(data)
+    made = json_of(command("pack", file, "--json"))
+    assert made == {
+        "file": str(packed),
+        "file_bytes": len(data),
+        "packed_bytes": packed.stat().st_size,
+    }
+    assert made["packed_bytes"] < made["file_bytes"]
+    report = json.loads((finished.path / "clusters-4" / "export.json").read_text())
+    assert report["tflite"]["packed_bytes"] == made["packed_bytes"]
+    assert command("unpack", packed).exit_code == 0
+    file.unlink()
+    told = command("unpack", packed)
+    assert f"{len(data)} B plain, {made['packed_bytes']} B packed" in told.stdout
+    assert file.read_bytes() == data
+    other = tmp_path / "other.bin"
+    assert command("unpack", packed, "--out", other).exit_code == 0
+    assert other.read_bytes() == data
+
+
+def test_unpack_writes_no_other_file_over_and_none_of_a_damaged_one(
+    command: Command, tmp_path: Path
+) -> None:
+    file, packed = tmp_path / "m.tflite", tmp_path / "m.tflite.xz"
+    file.write_bytes(b"first")
+    assert command("pack", file).exit_code == 0
+    file.write_bytes(b"second")
+    told = command("unpack", packed)
+    assert told.exit_code == 2
+    assert "holds something else; name one by --out" in told.stderr
+    assert file.read_bytes() == b"second"
+    file.unlink()
+    packed.write_bytes(packed.read_bytes()[:-3])
+    for given, said in (
+        (packed, "one whole .xz stream, got one cut short"),
+        (tmp_path / "none.xz", "which is no file"),
+        (tmp_path, "which is no file"),
+    ):
+        told = command("unpack", given)
+        assert told.exit_code == 2
+        assert said in told.stderr
+    packed.rename(tmp_path / "m.packed")
+    assert "must end in .xz" in command("unpack", tmp_path / "m.packed").stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["m.packed"]
 
 
 @pytest.mark.parametrize("name", ["palette.tflite", "palette.onnx", "clustered.keras"])
@@ -168,10 +240,15 @@ def test_inspect_tells_a_damaged_file_from_a_good_one(
 
 def test_inspect_says_which_files_it_reads(command: Command, tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
-    for name, said in [("a.txt", "a.txt"), ("none.tflite", "which is no file")]:
+    (tmp_path / "folder.tflite").mkdir()
+    for name, said in [
+        ("a.txt", "a.txt"),
+        ("none.tflite", "which is no file"),
+        ("folder.tflite", "which is no file"),
+    ]:
         result = command("inspect", tmp_path / name)
         assert result.exit_code == 2
-        assert ".tflite, .onnx, .keras, .h5 file, got" in result.stderr
+        assert ".tflite, .onnx, .keras, .h5 file or a SavedModel's folder, got" in result.stderr
         assert said in result.stderr
 
 

@@ -161,6 +161,23 @@ def test_the_report_shows_the_picture_and_every_weight_left_alone(finished: Any)
         assert text in page
 
 
+def test_the_report_shows_where_the_bytes_of_palette_files_go(finished: Any) -> None:
+    page = (finished.path / "report.html").read_text()
+    for clusters in (16, 4):
+        folder = finished.path / f"clusters-{clusters}"
+        report = json.loads((folder / "export.json").read_text())
+        for form in ("tflite", "onnx"):
+            contents = report[form]["contents"]
+            size = (folder / f"palette.{form}").stat().st_size
+            assert sum(share["bytes"] for share in contents["shares"]) == size
+            assert f"{size:,} B in all" in page
+            assert 0 < report[form]["packed_bytes"] < report[form]["palette_bytes"]
+            (head,) = (row for row in contents["tensors"] if row["name"] == "head/kernel")
+            bounds = head["packed_bound"], head["shannon_bound"]
+            assert bounds[1] <= bounds[0] < head["bytes"]
+            assert '<td class="n">{}</td><td class="n">{}</td>'.format(*bounds) in page
+
+
 def test_provenance_tells_versions_seed_and_fingerprints(finished: Any) -> None:
     origins = json.loads((finished.path / "provenance.json").read_text())
     assert origins["seed"] == 0
