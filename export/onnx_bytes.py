@@ -55,7 +55,7 @@ def onnx_palettes(model: Any, length: int) -> dict[str, OnnxPalette]:
 
 def _palette(name: str, makers: dict[str, Any], constants: Constants) -> OnnxPalette | None:
     """What computes `name`; None if it is looked up in no table."""
-    nodes, gather = [], None
+    nodes: list[Any] = []
     parts: dict[str, Part] = {}
     waiting = [name]
     while waiting:
@@ -63,32 +63,28 @@ def _palette(name: str, makers: dict[str, Any], constants: Constants) -> OnnxPal
         if node is None:
             continue
         nodes.append(node)
-        if node.op_type == "Gather":
-            gather = node
         for place, source in enumerate(node.input):
             if source in makers:
                 waiting.append(source)
             elif source in constants.initializers:
-                parts.setdefault(source, _part(node.op_type, place, gather is not None))
-    if (
-        gather is None
-        or gather.input[0] not in constants.initializers
-        or gather.input[1] not in constants.computed
-    ):
+                parts.setdefault(source, _part(node.op_type, place))
+    tables = [source for source, part in parts.items() if part is Part.TABLES]
+    if len(tables) != 1:
         return None
-    codes = constants.computed[gather.input[1]].reshape(-1)
-    entries = int(np.prod(constants.initializers[gather.input[0]].dims[:1]))
-    return OnnxPalette(codes, entries, constants.computed[name], tuple(nodes), parts)
+    scaled = nodes[0].op_type == "Mul"
+    looked_up = (
+        next((n for n in nodes[0].input if n in constants.computed), name) if scaled else name
+    )
+    _, codes = np.unique(constants.computed[looked_up], return_inverse=True)
+    entries = int(np.prod(constants.initializers[tables[0]].dims[:1]))
+    return OnnxPalette(codes.reshape(-1), entries, constants.computed[name], tuple(nodes), parts)
 
 
-def _part(operator: str, place: int, before_gather: bool) -> Part:
-    """What an initializer is to the node that reads it."""
+def _part(operator: str, place: int) -> Part:
+    """What an initializer is to the node that reads it: packed codes are cast before values are gathered by them."""
     if operator == "Gather" and place == 0:
         return Part.TABLES
-    if operator == "Mul" and not before_gather:
-        return Part.SCALES
-    # codes come first, then how far to shift them, where to cut them, what form to give them
-    return Part.INDICES if place == 0 and before_gather else Part.UNPACKING
+    return {"Cast": Part.INDICES, "Mul": Part.SCALES}.get(operator, Part.UNPACKING)
 
 
 def account_onnx(model: Any, length: int, palettes: Mapping[str, OnnxPalette]) -> tuple[Share, ...]:
