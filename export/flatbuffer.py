@@ -18,6 +18,7 @@ import dataclasses
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import flatbuffers
@@ -29,6 +30,8 @@ from ..errors import ExportError, FormatError
 T = TypeVar("T", bound="Table")
 
 MAX_VTABLE = 256
+# what a file would take with nothing shared, as a multiple of its size: what reads it does that much work
+MAX_SHARING = 16
 _POWERS = (8, 4, 2, 1)
 
 
@@ -159,12 +162,17 @@ class Table:
     """Base of every schema class: frozen dataclasses, compared by identity."""
 
     @classmethod
-    def slots(cls) -> list[tuple[str, int, Kind]]:
+    def slots(cls) -> tuple[tuple[str, int, Kind], ...]:
         """(field name, slot, kind) of every field."""
-        return [
-            (field.name, field.metadata["slot"], field.metadata["kind"])
-            for field in dataclasses.fields(cls)
-        ]
+        return _slots(cls)  # type: ignore[arg-type] # mypy looks at the instances' __hash__
+
+
+@cache
+def _slots(cls: type[Table]) -> tuple[tuple[str, int, Kind], ...]:
+    return tuple(
+        (field.name, field.metadata["slot"], field.metadata["kind"])
+        for field in dataclasses.fields(cls)
+    )
 
 
 @dataclass(frozen=True)
@@ -178,7 +186,10 @@ class Extent:
 
 
 def read(root: type[T], data: bytes, identifier: bytes) -> T:
-    """The root table of a file. Raises FormatError for anything but a well-formed file of that identifier."""
+    """The root table of a file. Raises FormatError for anything but a well-formed file of that identifier.
+
+    Takes at most 256 times the file's size of memory, and time by its size.
+    """
     return read_extents(root, data, identifier)[0]
 
 
@@ -208,6 +219,9 @@ class _Reader:
         # of the table being read: (field, start, stop), and the field
         self.placed: list[tuple[str, int, int]] = []
         self.field = ""
+        # bytes of everything named so far, as often as it is named
+        self.named = 0
+        self.costs: dict[tuple[Any, int], int] = {}
 
     def root(self, cls: type[T]) -> T:
         table = self._table(cls, self._number("I", 0))
@@ -230,7 +244,9 @@ class _Reader:
         if size < 4 or size % 2 or size > MAX_VTABLE or position + inline > len(self.data):
             raise FormatError(f"the file has a damaged table at byte {position}")
         offsets = list(struct.unpack_from(f"<{(size - 4) // 2}H", self.data, vtable + 4))
-        if any(offset >= max(inline, 4) for offset in offsets):
+        present = [offset for offset in offsets if offset]
+        # two fields at one place would be a table larger than its bytes
+        if any(offset >= max(inline, 4) for offset in present) or len({*present}) < len(present):
             raise FormatError(f"the file has a damaged table at byte {position}")
         self.placed.append((self.field, vtable, vtable + size))
         self.placed.append((self.field, position, position + inline))
@@ -241,14 +257,24 @@ class _Reader:
         if self.budget < 0:
             raise FormatError("the file's parts overlap; it is damaged")
 
+    def _name(self, size: int) -> None:
+        self.named += size
+        if self.named > MAX_SHARING * len(self.data):
+            raise FormatError(
+                f"the file must be at most {MAX_SHARING} times its size with nothing shared, got more; it is damaged"
+            )
+
     def _table(self, cls: type[T], position: int) -> T:
         key = (cls, position)
         if key in self.seen:
+            self._name(self.costs[key])
             found: T = self.seen[key]
             return found
         outside, self.placed, self.field = self.placed, [], ""
+        before = self.named
         _, inline, offsets = self._vtable(position)
-        self._spend(inline)
+        self._spend(max(inline, 4))
+        self._name(max(inline, 4))
         values: dict[str, Any] = {}
         known = set()
         for name, slot, kind in cls.slots():
@@ -262,6 +288,7 @@ class _Reader:
                 f"the file's {cls.__name__} has a field number {strange[0]} this program does not know; "
                 "it was written for a newer schema"
             )
+        self.costs[key] = self.named - before
         self.seen[key] = result = cls(**values)
         self.extents += [Extent(start, stop, result, name) for name, start, stop in self.placed]
         self.placed = outside
@@ -294,6 +321,7 @@ class _Reader:
             raise FormatError(
                 f"the file has a vector of {count} elements at byte {position} that passes its end; it is damaged"
             )
+        self._name(count * size)
         if (position, size) not in self.seen:
             self.seen[position, size] = True
             self._spend(count * size)
@@ -302,23 +330,24 @@ class _Reader:
 
     def _vector(self, position: int, size: int) -> bytes:
         key = (f"bytes of {size}", position)
+        start, count = self._extent(position, size)
         if key not in self.seen:
-            start, count = self._extent(position, size)
             self.seen[key] = self.data[start : start + count * size]
         found: bytes = self.seen[key]
         return found
 
     def _numbers(self, dtype: str, position: int) -> NDArray[Any]:
         key = (dtype, position)
+        data = self._vector(position, np.dtype(dtype).itemsize)
         if key not in self.seen:
-            array = np.frombuffer(self._vector(position, np.dtype(dtype).itemsize), dtype)
-            self.seen[key] = array
+            self.seen[key] = np.frombuffer(data, dtype)
         found: NDArray[Any] = self.seen[key]
         return found
 
     def _opaque(self, position: int, vectors: dict[int, int]) -> OpaqueTable:
         _, inline, offsets = self._vtable(position)
-        self._spend(inline)
+        self._spend(max(inline, 4))
+        self._name(max(inline, 4))
         ends = sorted({*(offset for offset in offsets if offset), inline})
         fields, found = [], []
         for slot, offset in enumerate(offsets):
@@ -349,13 +378,16 @@ class _Writer:
         self.builder = flatbuffers.Builder(1 << 16)
         self.vectors: dict[tuple[bytes, int, int, bool], int] = {}
         self.tables: dict[Any, int] = {}
+        # a table named again is the same object: it is not gone through again
+        self.written: dict[Table, int] = {}
 
     def file(self, root: Table, identifier: bytes) -> bytes:
-        self.builder.Finish(self._table(root)[0], file_identifier=identifier)
+        self.builder.Finish(self._table(root), file_identifier=identifier)
         return bytes(self.builder.Output())
 
-    def _table(self, value: Table) -> tuple[int, Any]:
-        """(offset, key): tables with equal keys have equal content."""
+    def _table(self, value: Table) -> int:
+        if value in self.written:
+            return self.written[value]
         cells: list[tuple[int, str, int, int]] = []
         for name, slot, kind in type(value).slots():
             field = getattr(value, name)
@@ -365,7 +397,8 @@ class _Writer:
                 cells.append((slot, kind.code, int(field), kind.default))
             else:
                 cells.append((slot, "offset", self._offset(kind, field), 0))
-        return self._finish_table(tuple(cells)), tuple(cells)
+        self.written[value] = offset = self._finish_table(tuple(cells))
+        return offset
 
     def _finish_table(self, cells: tuple[tuple[int, str, int, int], ...]) -> int:
         if cells in self.tables:
@@ -391,8 +424,8 @@ class _Writer:
                 return self._bytes(array.tobytes(), array.itemsize, max(4, array.itemsize))
             case Nested(_, vector):
                 if not vector:
-                    return self._table(field)[0]
-                return self._table_vector([self._table(entry)[0] for entry in field])
+                    return self._table(field)
+                return self._table_vector([self._table(entry) for entry in field])
             case Opaque():
                 return self._opaque(field)
             case _:

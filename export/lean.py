@@ -35,11 +35,12 @@ def lean(model: Model) -> Model:
     """
     codes = _used_codes(model)
     buffers = _Buffers()
-    graphs = tuple(_lean_graph(graph, model, codes, buffers) for graph in model.subgraphs)
+    # what is named twice is made once, and stays one
+    graphs = {g: _lean_graph(g, model, codes, buffers) for g in dict.fromkeys(model.subgraphs)}
     return replace(
         model,
         operator_codes=tuple(_lean_code(model.operator_codes[number]) for number in codes),
-        subgraphs=graphs,
+        subgraphs=tuple(graphs[graph] for graph in model.subgraphs),
         description=None,
         buffers=tuple(buffers.kept),
         metadata_buffer=None,
@@ -79,15 +80,19 @@ def _lean_graph(
     graph: SubGraph, model: Model, codes: dict[int, int], buffers: _Buffers
 ) -> SubGraph:
     biases = {n for op in graph.operators if (n := bias_of(op, model)) is not None}
-    tensors = tuple(
-        _lean_tensor(tensor, model, buffers, number in biases)
-        for number, tensor in enumerate(graph.tensors)
+    named = [(tensor, number in biases) for number, tensor in enumerate(graph.tensors)]
+    tensors = {key: _lean_tensor(key[0], model, buffers, key[1]) for key in dict.fromkeys(named)}
+    operators = {
+        op: replace(op, opcode_index=codes[op.opcode_index], debug_metadata_index=-1)
+        for op in dict.fromkeys(graph.operators)
+    }
+    return replace(
+        graph,
+        tensors=tuple(tensors[key] for key in named),
+        operators=tuple(operators[op] for op in graph.operators),
+        name=None,
+        debug_metadata_index=-1,
     )
-    operators = tuple(
-        replace(op, opcode_index=codes[op.opcode_index], debug_metadata_index=-1)
-        for op in graph.operators
-    )
-    return replace(graph, tensors=tensors, operators=operators, name=None, debug_metadata_index=-1)
 
 
 def bias_of(operator: Operator, model: Model) -> int | None:

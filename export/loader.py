@@ -52,6 +52,10 @@ MAX_BITS = 7
 MAX_STRIDE = 128
 # a byte of packed indices gives at most 8 one-byte values, or 8 four-byte ones
 MAX_EXPANSION = 64
+# what is read in all, lists that are named again counted again: an honest file is read a few times over
+MAX_READING = 64
+# bytes of data that are as much work as a table of a list
+TABLE_WORK = 64
 # indices unpacked at a time, a multiple of 8: what decoding takes beside its result
 BLOCK = 1 << 17
 # raised whenever the same palette file is expanded to other bytes
@@ -190,7 +194,7 @@ def runnable(data: bytes) -> bytes:
 def expand(data: bytes) -> bytes:
     """The file's bytes with palettes expanded and everything else as it was.
 
-    Raises FormatError for a file that is damaged or whose DECODE is of another kind.
+    Takes at most 512 times the file's size of memory: a result of up to 64 times, and what making it takes. Raises FormatError for a file that is damaged or whose DECODE is of another kind.
     """
     return _rebuild(data, bias_scales=False)
 
@@ -279,6 +283,7 @@ class _File:
                 f"a .tflite file carries the identifier {IDENTIFIER.decode()}, got {data[4:8]!r}"
             )
         self.data = data
+        self.budget = MAX_READING * len(data)
 
     def number(self, code: str, position: int) -> int:
         if position < 0:
@@ -311,12 +316,19 @@ class _File:
         count = self.number("I", vector)
         if vector + 4 + count * np.dtype(dtype).itemsize > len(self.data):
             raise FormatError("the file has a vector that passes its end; it is damaged")
+        self._spend(count * np.dtype(dtype).itemsize)
         return np.frombuffer(self.data, dtype, count, vector + 4)
 
     def tables(self, vector: int) -> list[int]:
         """Positions of a vector's tables."""
-        starts = vector + 4 + 4 * np.arange(len(self.array(vector, "<u4")))
-        return [int(p) for p in starts + self.array(vector, "<u4")]
+        offsets = self.array(vector, "<u4").astype(np.int64)
+        self._spend(TABLE_WORK * len(offsets))
+        return [int(p) for p in vector + 4 + 4 * np.arange(len(offsets)) + offsets]
+
+    def _spend(self, work: int) -> None:
+        self.budget -= work
+        if self.budget < 0:
+            raise FormatError("the file names its parts too often; it is damaged")
 
 
 class _Expansion:
@@ -341,7 +353,8 @@ class _Expansion:
     def run(self) -> bytes:
         file, builder = self.file, self.builder
         old_graphs = file.tables(file.target(self.model, 2))
-        graphs = [self._graph(graph) for graph in old_graphs]
+        new_graphs = {graph: self._graph(graph) for graph in dict.fromkeys(old_graphs)}
+        graphs = [new_graphs[graph] for graph in old_graphs]
         if graphs == [self._kept(graph) for graph in old_graphs]:
             return file.data
         graph_vector = self._vector(graphs)

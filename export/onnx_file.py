@@ -1,4 +1,4 @@
-"""An .onnx file's model, or one clear error."""
+"""An .onnx file's model and its constants, or one clear error."""
 
 from __future__ import annotations
 
@@ -13,11 +13,25 @@ from ..errors import FormatError
 
 
 def read_onnx(data: bytes, name: object = "the file") -> onnx.ModelProto:
-    """The model of a file's bytes, not checked further. name: for the message. Raises FormatError."""
+    """The model of a file's bytes, its names all text, not checked further. name: for the message. Raises FormatError."""
     try:
-        return onnx.load_model_from_string(data)
+        model = onnx.load_model_from_string(data)
     except DecodeError as error:
         raise FormatError(f"{name} must be an ONNX file: {error}") from None
+    if not _is_text(model):
+        raise FormatError(f"{name} must be an ONNX file, got names that are no text; it is damaged")
+    return model
+
+
+def _is_text(message: Any) -> bool:
+    """Whether all strings are UTF-8: protobuf gives others as bytes."""
+    for field, value in message.ListFields():
+        values = value if field.is_repeated else (value,)
+        if field.type == field.TYPE_STRING and not all(isinstance(part, str) for part in values):
+            return False
+        if field.type == field.TYPE_MESSAGE and not all(map(_is_text, values)):
+            return False
+    return True
 
 
 def check_onnx(data: bytes) -> None:
@@ -31,10 +45,17 @@ def check_onnx(data: bytes) -> None:
 
 
 def tensor_values(tensor: TensorProto) -> NDArray[Any]:
-    """A constant's values. Raises FormatError for one whose data does not fit its type and sizes."""
+    """A constant's values. Raises FormatError if they lie elsewhere or do not fit its type and sizes."""
+    # the other file's name is this file's own word: it may be any file of the machine
+    if tensor.data_location == TensorProto.EXTERNAL:
+        raise FormatError(
+            f"an .onnx must hold its weights itself, got {tensor.name!r} in a file beside it; read it by onnx.load and "
+            "write it by onnx.save"
+        )
     try:
         return numpy_helper.to_array(tensor)
-    except (ValueError, TypeError, KeyError) as error:
+    # whatever onnx and numpy say of sizes and types that do not fit
+    except (ValueError, TypeError, KeyError, IndexError, OverflowError) as error:
         raise FormatError(
             f"initializer {tensor.name!r} cannot be read ({error}); the file is damaged"
         ) from None

@@ -34,6 +34,8 @@ PALETTE_TYPES = (TensorType.INT8, TensorType.FLOAT32)
 CHANNEL_BYTES = 4 + 8
 # a tensor that saves this much surely pays for its DECODE, whose fixed cost is well below
 SURE_SAVING = 512
+# each writes the file: of more weights, those beyond are tried together
+MOST_TRIALS = 128
 
 
 class Tables(Enum):
@@ -105,11 +107,12 @@ def palettize(model: Model, tables: Tables = Tables.SHARED) -> PaletteFile:
     graph = model.subgraphs[0]
     candidates: list[Encoding] = []
     reports: dict[int, TensorReport] = {}
-    for number in weight_tensors(model):
+    weights = weight_tensors(model)
+    for number in weights:
         values = constant(model, graph.tensors[number])
         if values is None or graph.tensors[number].type not in PALETTE_TYPES:
             continue
-        encoding = _smallest(model, number, values, tables)
+        encoding = _smallest(model, number, values, tables, len(weights) <= MOST_TRIALS)
         if encoding is None:
             reports[number] = _dense(number, values, _obstacle(values, graph.tensors[number]))
         else:
@@ -150,10 +153,15 @@ def _doubtful(model: Model, candidates: list[Encoding]) -> Iterator[set[int]]:
     for encoding in candidates:
         groups.setdefault(graph.tensors[encoding.tensor].buffer, []).append(encoding)
     users = Counter(tensor.buffer for part in model.subgraphs for tensor in part.tensors)
-    for buffer, group in groups.items():
-        stored = sum(encoding.payload + SURE_SAVING for encoding in group)
-        if stored > group[0].dense or users[buffer] > len(group):
-            yield {encoding.tensor for encoding in group}
+    found = [
+        {encoding.tensor for encoding in group}
+        for buffer, group in groups.items()
+        if sum(encoding.payload + SURE_SAVING for encoding in group) > group[0].dense
+        or users[buffer] > len(group)
+    ]
+    yield from found[:MOST_TRIALS]
+    if len(found) > MOST_TRIALS:
+        yield set().union(*found[MOST_TRIALS:])
 
 
 def weight_tensors(model: Model) -> list[int]:
@@ -170,7 +178,7 @@ def weight_tensors(model: Model) -> list[int]:
 
 
 def _smallest(
-    model: Model, number: int, values: NDArray[np.generic], tables: Tables
+    model: Model, number: int, values: NDArray[np.generic], tables: Tables, exact: bool
 ) -> Encoding | None:
     tensor = model.subgraphs[0].tensors[number]
     along = [per_channel(number, values, tensor, axis) for axis in channel_axes(values, tensor)]
@@ -184,6 +192,8 @@ def _smallest(
     if channels is None or (shared is not None and shared.record.bits <= channels.record.bits):
         return shared
     options = [option for option in (shared, channels) if option is not None]
+    if not exact:
+        return min(options, key=lambda option: option.payload)
     return min(options, key=lambda option: len(_write(model, [option])))
 
 
@@ -354,7 +364,12 @@ def _without_unused_buffers(model: Model) -> Model:
     used = sorted({0, *(t.buffer for graph in model.subgraphs for t in graph.tensors)})
     numbers = {old: new for new, old in enumerate(used)}
     graphs = tuple(
-        replace(graph, tensors=tuple(replace(t, buffer=numbers[t.buffer]) for t in graph.tensors))
-        for graph in model.subgraphs
+        replace(graph, tensors=_renumbered(graph.tensors, numbers)) for graph in model.subgraphs
     )
     return replace(model, subgraphs=graphs, buffers=tuple(model.buffers[n] for n in used))
+
+
+def _renumbered(tensors: tuple[Tensor, ...], numbers: dict[int, int]) -> tuple[Tensor, ...]:
+    """With other buffer numbers; a tensor named twice stays one."""
+    new = {tensor: replace(tensor, buffer=numbers[tensor.buffer]) for tensor in tensors}
+    return tuple(new[tensor] for tensor in tensors)

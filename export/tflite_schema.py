@@ -14,6 +14,10 @@ from . import flatbuffer as fb
 IDENTIFIER = b"TFL3"
 # the runtimes ask for weights on 16-byte borders (schema.fbs: force_align of Buffer.data)
 BUFFER_ALIGNMENT = 16
+# bytes of the constants its tensors name in all, as a multiple of the file: equal layers share their buffers
+MAX_SHARED_CONSTANTS = 64
+# numpy's limit before version 2
+MAX_RANK = 32
 
 
 class TensorType(IntEnum):
@@ -251,15 +255,28 @@ class Model(fb.Table):
 
 
 def read_model(data: bytes) -> Model:
-    """A .tflite file's tables. Raises FormatError unless every index in it names something."""
+    """A .tflite file's tables. Raises FormatError unless it holds a graph and every index in it names something.
+
+    Takes at most 256 times the file's size of memory.
+    """
     return read_model_extents(data)[0]
 
 
 def read_model_extents(data: bytes) -> tuple[Model, list[fb.Extent]]:
     """As `read_model`, and where in the file everything lies."""
     model, extents = fb.read_extents(Model, data, IDENTIFIER)
+    if not model.subgraphs:
+        raise FormatError("a .tflite file must hold a graph, got none; it is damaged")
     for graph in model.subgraphs:
         _check(graph, model)
+    named = sum(
+        len(model.buffers[t.buffer].data or b"") for g in model.subgraphs for t in g.tensors
+    )
+    if named > MAX_SHARED_CONSTANTS * len(data):
+        raise FormatError(
+            f"the constants of a file's tensors must be at most {MAX_SHARED_CONSTANTS} times its size, "
+            f"got {named} bytes in {len(data)}; it is damaged"
+        )
     return model, extents
 
 
@@ -280,7 +297,8 @@ def constant(model: Model, tensor: Tensor) -> NDArray[np.generic] | None:
     count = 1
     for size in tensor.dims:
         count *= size
-    if count * dtype.itemsize != len(data):
+    fits = min(tensor.dims, default=0) >= 0 and len(tensor.dims) <= MAX_RANK
+    if not fits or count * dtype.itemsize != len(data):
         raise FormatError(
             f"tensor {tensor.label!r} of shape {tensor.dims} needs {count} values, "
             f"got {len(data)} bytes; the file is damaged"

@@ -151,10 +151,9 @@ def _tflite(path: Path) -> tuple[Rows, tuple[Share, ...]]:
 
 def _onnx(path: Path) -> tuple[Rows, tuple[Share, ...]]:
     import onnx
-    from onnx import numpy_helper
 
     from ..export.onnx_bytes import account_onnx, dense_initializers, onnx_palettes
-    from ..export.onnx_file import read_onnx
+    from ..export.onnx_file import read_onnx, tensor_values
 
     length = path.stat().st_size
     model = read_onnx(path.read_bytes(), path)
@@ -166,12 +165,7 @@ def _onnx(path: Path) -> tuple[Rows, tuple[Share, ...]]:
         kind, bits = str(palette.values.dtype).upper(), index_width(palette.entries)
         rows.append(_row(name, palette.values, kind, "palette", size, bits, palette.codes))
     for initializer in dense_initializers(model, palettes):
-        try:
-            values = numpy_helper.to_array(initializer)
-        except (ValueError, TypeError) as error:
-            raise FormatError(
-                f"initializer {initializer.name!r} cannot be read ({error}); the file is damaged"
-            ) from None
+        values = tensor_values(initializer)
         kind = onnx.TensorProto.DataType.Name(initializer.data_type)
         rows.append(_row(initializer.name, values, kind, "dense", values.nbytes))
     return rows, shares
