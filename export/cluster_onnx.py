@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, external_data_helper, version_converter
+from onnx import TensorProto, version_converter
 
 from ..cluster.plan import LEAST_DEPTHWISE_CLUSTERS
 from ..errors import ExportError, FormatError
 from .cluster_tflite import ClusteredTensor, part_lost, share_values
-from .onnx_file import check_onnx, read_onnx, tensor_values
+from .onnx_file import check_inside, check_onnx, read_onnx, tensor_values
 from .onnx_palette import (
     PALETTE_OPSET,
     STANDARD,
@@ -207,11 +207,7 @@ def _check_whole(model: onnx.ModelProto) -> None:
     for nodes in (_nodes(model.graph), *(function.node for function in model.functions)):
         tensors += [attribute.t for node in nodes for attribute in node.attribute]
     for tensor in tensors:
-        if external_data_helper.uses_external_data(tensor):
-            raise FormatError(
-                f"an .onnx must hold its weights itself, got {tensor.name!r} in a file beside it; read it by onnx.load "
-                "and write it by onnx.save"
-            )
+        check_inside(tensor)
 
 
 def _raised(model: onnx.ModelProto) -> onnx.ModelProto:

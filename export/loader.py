@@ -194,7 +194,8 @@ def runnable(data: bytes) -> bytes:
 def expand(data: bytes) -> bytes:
     """The file's bytes with palettes expanded and everything else as it was.
 
-    Takes at most 512 times the file's size of memory: a result of up to 64 times, and what making it takes. Raises FormatError for a file that is damaged or whose DECODE is of another kind.
+    Takes at most 512 times the file's size of memory: a result of up to 64 times, and what making it takes.
+    Raises FormatError for a file that is damaged or whose DECODE is of another kind.
     """
     return _rebuild(data, bias_scales=False)
 

@@ -44,14 +44,18 @@ def check_onnx(data: bytes) -> None:
         raise FormatError(f"the file must be an ONNX file: {said}") from None
 
 
-def tensor_values(tensor: TensorProto) -> NDArray[Any]:
-    """A constant's values. Raises FormatError if they lie elsewhere or do not fit its type and sizes."""
-    # the other file's name is this file's own word: it may be any file of the machine
+def check_inside(tensor: TensorProto) -> None:
+    """Raises FormatError for a constant that lies in another file: its name may be that of any file of the machine."""
     if tensor.data_location == TensorProto.EXTERNAL:
         raise FormatError(
             f"an .onnx must hold its weights itself, got {tensor.name!r} in a file beside it; read it by onnx.load and "
             "write it by onnx.save"
         )
+
+
+def tensor_values(tensor: TensorProto) -> NDArray[Any]:
+    """A constant's values. Raises FormatError if they lie elsewhere or do not fit its type and sizes."""
+    check_inside(tensor)
     try:
         return numpy_helper.to_array(tensor)
     # whatever onnx and numpy say of sizes and types that do not fit
