@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, version_converter
 
 from ..cluster.plan import LEAST_DEPTHWISE_CLUSTERS
-from ..errors import ExportError, FormatError
+from ..errors import ExportError
 from .cluster_tflite import ClusteredTensor, part_lost, share_values
 from .onnx_file import check_inside, check_onnx, read_onnx, tensor_values
 from .onnx_palette import (
