@@ -18,6 +18,7 @@ def size_quality_svg(rows: Sequence[Measurement]) -> str:
     mpl.use("svg")
     import matplotlib.pyplot as plt
 
+    rows = [row for row in rows if row.value is not None]
     points = [row for row in rows if row.model in COLORS]
     # ids and dates in the file would differ from run to run
     with mpl.rc_context({"svg.hashsalt": "edgepalette", "font.size": 10, "svg.fonttype": "none"}):
