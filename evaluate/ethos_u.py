@@ -80,16 +80,14 @@ class Estimate:
         share = on_npu / max(self.operators, 1)
         parts = [
             f"{PACKAGE} {self.version}, {self.system}",
-            f"{share:.0%} of operators on the NPU ({on_npu} of {self.operators})",
+            f"{100 * share:.0f} % of operators on the NPU ({on_npu} of {self.operators})",
         ]
-        for what, size in (
-            ("encoded weights", self.encoded_weights),
-            ("encoded from", self.original_weights),
-            ("DRAM", self.dram_bytes or None),
-            ("compiled file", self.compiled_bytes),
-        ):
-            if size is not None:
-                parts.append(f"{what} {size:,} B")
+        if self.encoded_weights is not None:
+            before = "" if self.original_weights is None else f" of {self.original_weights:,}"
+            parts.append(f"encoded weights {self.encoded_weights:,} B{before}")
+        if self.dram_bytes:
+            parts.append(f"DRAM {self.dram_bytes:,} B")
+        parts.append(f"compiled file {self.compiled_bytes:,} B")
         if self.cpu_operators:
             named = [
                 text if count == 1 else f"{count} × {text}"

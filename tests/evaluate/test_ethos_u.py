@@ -77,7 +77,7 @@ def test_an_int8_model_lies_whole_on_the_npu_with_every_figure(
     operators = len(read_model(exported.file("dense.tflite").read_bytes()).subgraphs[0].operators)
     for (_, name), found in estimates.items():
         assert (found.operators, found.cpu_operators) == (operators, ())
-        assert f"100% of operators on the NPU ({operators} of {operators})" in found.notes()
+        assert f"100 % of operators on the NPU ({operators} of {operators})" in found.notes()
         assert f"encoded weights {found.encoded_weights:,} B" in found.notes()
         assert importlib.metadata.version("ethos-u-vela") in found.notes()
         # conv 3×3×1×8 and dense 512×10, each up to a multiple of 16
@@ -136,7 +136,7 @@ def test_a_float_model_is_left_to_the_cpu_whole_and_nothing_is_known(tmp_path: P
     figures = (found.encoded_weights, found.flash_bytes, found.sram_bytes, found.npu_ms)
     assert figures == (None,) * 4
     assert found.latency_ms is None
-    assert "0% of operators on the NPU" in found.notes()
+    assert "0 % of operators on the NPU" in found.notes()
 
 
 def test_many_operators_on_the_cpu_are_counted_and_cut_with_how_many_more(
