@@ -77,10 +77,11 @@ class Estimate:
     def notes(self) -> str:
         """What the fields of a Measurement have no room for."""
         on_npu = max(self.operators - len(self.cpu_operators), 0)
-        share = on_npu / max(self.operators, 1)
+        # rounded down: 100 is all of them
+        share = 100 * on_npu // max(self.operators, 1)
         parts = [
             f"{PACKAGE} {self.version}, {self.system}",
-            f"{100 * share:.0f} % of operators on the NPU ({on_npu} of {self.operators})",
+            f"{share} % of operators on the NPU ({on_npu} of {self.operators})",
         ]
         if self.encoded_weights is not None:
             before = "" if self.original_weights is None else f" of {self.original_weights:,}"
@@ -110,6 +111,10 @@ def estimate(path: Path, accelerator: str, time_limit_s: float = TIME_LIMIT_S) -
         model = read_model(plain)
     except (FormatError, OSError) as error:
         raise TargetError(f"{accelerator} takes a .tflite file, got {path}: {error}") from error
+    if _uses_npu(model):
+        raise TargetError(
+            f"{accelerator} takes a file that is not compiled, got {path}, which Vela has compiled"
+        )
     with tempfile.TemporaryDirectory(prefix="edgepalette-") as name:
         folder = Path(name)
         given = folder / "model.tflite"
@@ -126,7 +131,7 @@ def estimate(path: Path, accelerator: str, time_limit_s: float = TIME_LIMIT_S) -
                 f"pip install '{PACKAGE}>=5.2,<6'"
             ) from error
     # of a model that is left to the CPU whole, zeros say nothing
-    used = summary if NPU_OPERATOR in (c.custom_code for c in optimised.operator_codes) else {}
+    used = summary if _uses_npu(optimised) else {}
     return Estimate(
         operators=sum(len(graph.operators) for graph in model.subgraphs),
         cpu_operators=_cpu_operators(optimised),
@@ -149,23 +154,23 @@ def _read_summary(path: Path) -> Summary:
     return {str(key): value for key, value in row.items() if isinstance(value, str)}
 
 
-def _number(summary: Summary, field: str) -> float | None:
-    """A field that is a number as it must be: there, finite and not negative."""
+def _number(summary: Summary, field: str, unit: float = 1) -> float | None:
+    """A field in units of 1 that is a number as it must be: there, finite and not negative."""
     try:
-        value = float(summary[field])
+        value = float(summary[field]) * unit
     except (KeyError, ValueError):
         return None
     return value if math.isfinite(value) and value >= 0 else None
 
 
 def _whole(summary: Summary, field: str, unit: int = 1) -> int | None:
-    value = _number(summary, field)
-    return None if value is None else round(value * unit)
+    value = _number(summary, field, unit)
+    return None if value is None else round(value)
 
 
 def _milliseconds(summary: Summary) -> float | None:
-    seconds = _number(summary, "inference_time")
-    return None if not seconds else round(seconds * 1e3, 6)
+    time = _number(summary, "inference_time", 1e3)
+    return None if not time else round(time, 6)
 
 
 def _flash(summary: Summary) -> int | None:
@@ -181,6 +186,10 @@ def _system(summary: Summary) -> str:
     parts = [summary.get("system_config"), summary.get("memory_mode")]
     parts.append(None if clock is None else f"{clock / 1e6:.0f} MHz")
     return ", ".join(part for part in parts if part) or "unknown system"
+
+
+def _uses_npu(model: Model) -> bool:
+    return any(code.custom_code == NPU_OPERATOR for code in model.operator_codes)
 
 
 def _cpu_operators(compiled: Model) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgepalette.errors import TargetError
@@ -143,7 +143,8 @@ def test_many_operators_on_the_cpu_are_counted_and_cut_with_how_many_more(
     estimates: dict[tuple[str, str], Estimate],
 ) -> None:
     names = ("SIN 1×8", "SIN 1×8", *(f"COS 1×{size}" for size in range(MOST_NAMED + 4)))
-    said = replace(estimates["dense", U55], operators=99, cpu_operators=names).notes()
+    said = replace(estimates["dense", U55], operators=9999, cpu_operators=names).notes()
+    assert "; 99 % of operators on the NPU" in said
     assert "on the CPU: 2 × SIN 1×8, COS 1×0" in said
     assert f"COS 1×{MOST_NAMED - 2}, and 5 other kinds" in said
 
@@ -180,6 +181,15 @@ def test_damaged_files_never_reach_vela(
     path = tmp_path / "damaged.tflite"
     path.write_bytes(data)
     with pytest.raises(TargetError, match=r"takes a \.tflite file, got .*damaged\.tflite: "):
+        estimate(path, U55)
+
+
+def test_a_file_that_is_compiled_already_is_said_to_be(exported: Any, tmp_path: Path) -> None:
+    model = read_model(exported.file("dense.tflite").read_bytes())
+    path = tmp_path / "compiled.tflite"
+    fields = {"builtin_code": Op.CUSTOM, "deprecated_builtin_code": 32, "custom_code": b"ethos-u"}
+    path.write_bytes(write_model(without_softmax(model, **fields)))
+    with pytest.raises(TargetError, match=r"not compiled, got .*, which Vela has compiled"):
         estimate(path, U55)
 
 
@@ -237,6 +247,7 @@ def test_a_short_or_ragged_summary_is_no_crash(text: str, tmp_path: Path) -> Non
 
 
 @given(st.text() | st.floats().map(str))
+@example("1.7e308")
 def test_a_figure_is_a_size_or_unknown(text: str) -> None:
     found = _whole({"field": text}, "field", 1024)
     assert found is None or found >= 0
