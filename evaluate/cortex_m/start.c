@@ -31,7 +31,9 @@ void reset(void)
 #if defined(__ARM_FEATURE_MVE) || defined(__ARM_FP)
     *(volatile uint32_t *)0xE000ED88 |= 0xFu << 20; /* CPACR: the coprocessor of floats and vectors */
 #endif
-    *(volatile uint32_t *)0xE000ED14 |= 1u << 3; /* CCR: unaligned words fault, as they do on the smallest cores */
+#if defined(__ARM_ARCH_6M__)
+    *(volatile uint32_t *)0xE000ED14 |= 1u << 3; /* CCR: unaligned words fault, as they do on the device; libraries for others use them */
+#endif
     initialise_monitor_handles();
     exit(main());
 }

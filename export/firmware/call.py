@@ -21,6 +21,8 @@ C_TYPES = {
     np.dtype(np.float32): "float",
 }
 MAX_INT16 = 32767
+# the whole range of outputs
+INT8 = (-128, 127)
 
 
 class Share(Enum):

@@ -18,8 +18,9 @@ from .graph import Node, Value
 from .quantize import multiplier
 
 DENSE_BITS = 8
-# what ep_requantize_narrow takes
-NARROW = 1 << 30
+# what ep_apply takes: sums below, shifts within
+MOST_SUM = 1 << 30
+FAST_SHIFTS = (-22, -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,11 +135,11 @@ def _braces(fields: dict[str, object]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Channels:
-    """Biases, multipliers and shifts. narrow: whether no sum can pass what ep_requantize_narrow takes."""
+    """Biases, multipliers and shifts. fast: whether all sums and shifts are such as ep_apply takes."""
 
     arrays: tuple[Array, ...]
     fields: dict[str, object]
-    narrow: bool
+    fast: bool
 
 
 def per_channel(
@@ -168,5 +169,6 @@ def per_channel(
         )
     )
     fields: dict[str, object] = {part: f"{name}_{part}" for part in ("bias", "multiplier", "shift")}
-    narrow = bool((bounds * 2 ** np.maximum(shifts, 0).astype(float) < NARROW).all())
-    return Channels(arrays, fields, narrow)
+    low, high = FAST_SHIFTS
+    fast = bool((bounds < MOST_SUM).all() and low <= shifts.min() and shifts.max() <= high)
+    return Channels(arrays, fields, fast)

@@ -12,8 +12,7 @@ static int32_t smaller(int32_t a, int32_t b)
 
 static inline int8_t finish(const ep_conv *layer, int32_t sum, int32_t multiplier, int32_t shift)
 {
-    sum = layer->narrow ? ep_requantize_narrow(sum, multiplier, shift) : ep_requantize(sum, multiplier, shift);
-    return (int8_t)ep_clamp(sum + layer->output_zero, layer->least, layer->most);
+    return (int8_t)ep_clamp(ep_requantize(sum, multiplier, shift) + layer->output_zero, layer->least, layer->most);
 }
 
 #ifdef EP_REFERENCE
@@ -50,15 +49,15 @@ void ep_conv_2d(const ep_conv *layer, const int8_t *input, int8_t *output, void 
 
 #else
 
-/* what one call works with; rows of scratch form a ring */
+/* what one call works with */
 typedef struct {
-    int16_t *ring;     /* (ring_rows, row) */
     uint32_t *weights; /* (kernel height, span / 4, 2 channels, 2) pairs of two output channels */
     uint32_t *pairs;   /* tables of one channel and, if each has its own, of the next */
     uint32_t *others;
-    int32_t ring_rows, row; /* row: int16 of a row of pixels, padding included */
-    int32_t columns;        /* pixels of a row */
-    int32_t span;           /* products of a kernel row for one output */
+    int16_t *rows;     /* (held, row) input rows of a block of outputs */
+    int32_t row;       /* int16 of a row of pixels, padding included */
+    int32_t columns;   /* pixels of a row */
+    int32_t span;      /* products of a kernel row for one output */
 } workspace;
 
 static workspace divide(const ep_conv *layer, void *scratch)
@@ -67,12 +66,11 @@ static workspace divide(const ep_conv *layer, void *scratch)
     const int32_t room = EP_TABLE_WORDS(layer->weights.bits);
     work.columns = (layer->output[1] - 1) * layer->stride[1] + (layer->kernel[1] - 1) * layer->dilation[1] + 1;
     work.row = (work.columns * layer->pitch + 1) & ~1;
-    work.ring_rows = (layer->block - 1) * layer->stride[0] + (layer->kernel[0] - 1) * layer->dilation[0] + 1;
     work.span = layer->kernel[1] * layer->pitch;
     work.weights = (uint32_t *)scratch;
     work.pairs = work.weights + layer->kernel[0] * work.span;
     work.others = layer->weights.stride ? work.pairs + room : work.pairs;
-    work.ring = (int16_t *)(void *)(work.others + room);
+    work.rows = (int16_t *)(void *)(work.others + room);
     return work;
 }
 
@@ -80,26 +78,27 @@ static workspace divide(const ep_conv *layer, void *scratch)
 static void load_row(const ep_conv *layer, const workspace *work, const int8_t *input, int32_t row, int16_t *to)
 {
     const int32_t width = layer->input[1], channels = layer->input[2], pitch = layer->pitch;
-    const int32_t zero = layer->input_zero, before = layer->before[1];
-    const int32_t last = smaller(width, work->columns - before);
-    const int8_t *from = input + row * width * channels;
+    const int32_t before = layer->before[1], last = smaller(width, work->columns - before);
+    const int8_t *from;
     if (row < 0 || row >= layer->input[0]) {
         memset(to, 0, (size_t)work->row * sizeof *to);
         return;
     }
+    from = input + row * width * channels;
     memset(to, 0, (size_t)(before * pitch) * sizeof *to);
     to += before * pitch;
-    if (pitch == channels) {
-        for (int32_t n = last * channels; n > 0; --n)
-            *to++ = (int16_t)(*from++ - zero);
+    if (pitch == channels && layer->kernel[1] >= layer->stride[1]) {
+        ep_widen(from, layer->input_zero, last * channels, to);
+        to += last * channels;
     } else {
-        for (int32_t x = 0; x < last; ++x) {
-            int32_t k = 0;
-            for (; k < channels; ++k)
-                *to++ = (int16_t)(*from++ - zero);
-            for (; k < pitch; ++k)
-                *to++ = 0;
+        /* columns between kernels are not read */
+        const int32_t wide = layer->kernel[1] > 1 ? 1 : layer->stride[1];
+        for (int32_t x = 0; x < last; x += wide) {
+            ep_widen(from + x * channels, layer->input_zero, channels, to + x * pitch);
+            for (int32_t k = channels; k < pitch; ++k)
+                to[x * pitch + k] = 0;
         }
+        to += last * pitch;
     }
     if (work->columns - before > last)
         memset(to, 0, (size_t)((work->columns - before - last) * pitch) * sizeof *to);
@@ -119,46 +118,77 @@ static void decode_two(const ep_conv *layer, const workspace *work, int32_t chan
     ep_decode(weights, channel / 2 * groups, groups, first, second, work->pairs, work->others, work->weights);
 }
 
-/* two channels of one row of outputs. slot: the ring's row for the kernel's first. */
-static void convolve_row(const ep_conv *layer, const workspace *work, int32_t channel, int32_t slot, int8_t *output)
+/* two channels' part in every output */
+typedef struct {
+    const uint32_t *weights;
+    int32_t groups, rows, apart; /* see ep_dot_block */
+    int32_t bias[2];
+    ep_scale scale[2];
+} channels_two;
+
+/* two channels of two pixels, where the layer is fast */
+EP_APART static void convolve_four(const channels_two *two, const int16_t *x0, const int16_t *x1, int8_t *first, int8_t *second)
 {
-    const int32_t channels = layer->output[2], width = layer->output[1];
-    const int32_t step = layer->stride[1] * layer->pitch;
-    const int32_t two = channel + 1 < channels;
-    const int32_t bias0 = layer->bias[channel], bias1 = layer->bias[channel + two];
-    const int32_t multiplier0 = layer->multiplier[channel], multiplier1 = layer->multiplier[channel + two];
-    const int32_t shift0 = layer->shift[channel], shift1 = layer->shift[channel + two];
-    output += channel;
-    for (int32_t x = 0; x < width; x += 2) {
-        const int32_t both = x + 1 < width;
-        const int16_t *pixel = work->ring + x * step;
-        const uint32_t *w = work->weights;
-        int32_t sums[4] = {bias0, bias0, bias1, bias1};
-        int32_t row = slot;
-        for (int32_t i = 0; i < layer->kernel[0]; ++i) {
-            const int16_t *x0 = pixel + row * work->row;
-            if (layer->dilation[1] == 1) {
-                ep_dot_block(w, x0, x0 + (both ? step : 0), work->span / 4, sums);
-                w += work->span;
-            } else {
-                for (int32_t j = 0; j < layer->kernel[1]; ++j, w += layer->pitch) {
-                    ep_dot_block(w, x0, x0 + (both ? step : 0), layer->pitch / 4, sums);
-                    x0 += layer->dilation[1] * layer->pitch;
-                }
-            }
-            row += layer->dilation[0];
-            if (row >= work->ring_rows)
-                row -= work->ring_rows;
+    int32_t sums[4] = {two->bias[0], two->bias[0], two->bias[1], two->bias[1]};
+    ep_dot_block(two->weights, x0, x1, two->groups, two->rows, two->apart, sums);
+    first[0] = ep_saturate(ep_apply(two->scale[0], sums[0]));
+    second[0] = ep_saturate(ep_apply(two->scale[0], sums[1]));
+    first[1] = ep_saturate(ep_apply(two->scale[1], sums[2]));
+    second[1] = ep_saturate(ep_apply(two->scale[1], sums[3]));
+}
+
+/* the sums alone, of a kernel of any dilation */
+EP_APART static void convolve_sums(const ep_conv *layer, const workspace *work, const int16_t *x0, const int16_t *x1,
+                                   int32_t sums[4])
+{
+    const int32_t apart = layer->dilation[0] * work->row;
+    const int32_t pieces = layer->dilation[1] == 1 ? 1 : layer->kernel[1], piece = work->span / pieces;
+    for (int32_t i = 0; i < layer->kernel[0]; ++i)
+        for (int32_t j = 0; j < pieces; ++j) {
+            const int32_t at = i * apart + j * layer->dilation[1] * layer->pitch;
+            ep_dot_block(work->weights + i * work->span + j * piece, x0 + at, x1 + at, piece / 4, 1, 0, sums);
         }
-        output[0] = finish(layer, sums[0], multiplier0, shift0);
-        if (two)
-            output[1] = finish(layer, sums[2], multiplier1, shift1);
-        output += channels;
-        if (both) {
-            output[0] = finish(layer, sums[1], multiplier0, shift0);
-            if (two)
-                output[1] = finish(layer, sums[3], multiplier1, shift1);
-            output += channels;
+}
+
+/* two channels of `rows` rows of outputs. pixels: the first in the kernel's first row. */
+static void convolve(const ep_conv *layer, const workspace *work, int32_t channel, const int16_t *pixels, int32_t rows,
+                     int8_t *output)
+{
+    const int32_t channels = layer->output[2], width = layer->output[1], line = width * channels;
+    const int32_t step = layer->stride[1] * layer->pitch, down = layer->stride[0] * work->row;
+    const int32_t other = channel + 1 < channels ? channel + 1 : channel, fast = layer->fast && other > channel;
+    channels_two two = {work->weights,
+                        work->span / 4,
+                        layer->kernel[0],
+                        layer->dilation[0] * work->row,
+                        {layer->bias[channel], layer->bias[other]},
+                        {{0, 0, 0}, {0, 0, 0}}};
+    output += channel;
+    if (fast) {
+        two.scale[0] = ep_scale_of(layer->multiplier[channel], layer->shift[channel], layer->output_zero);
+        two.scale[1] = ep_scale_of(layer->multiplier[other], layer->shift[other], layer->output_zero);
+        /* in rows of odd length pairs of pixels one above the other, so that none is left over at the end of each */
+        for (; width % 2 && rows > 1; rows -= 2, pixels += 2 * down, output += line)
+            for (int32_t x = 0; x < width; ++x, output += channels)
+                convolve_four(&two, pixels + x * step, pixels + down + x * step, output, output + line);
+    }
+    for (; rows > 0; --rows, pixels += down) {
+        const int16_t *pixel = pixels;
+        int8_t unused[2];
+        for (int32_t left = width; left > 0; left -= 2, pixel += 2 * step) {
+            const int32_t both = left > 1;
+            const int16_t *second = both ? pixel + step : pixel;
+            if (fast) {
+                convolve_four(&two, pixel, second, output, both ? output + channels : unused);
+                output += channels << both;
+                continue;
+            }
+            int32_t sums[4] = {two.bias[0], two.bias[0], two.bias[1], two.bias[1]};
+            convolve_sums(layer, work, pixel, second, sums);
+            for (int32_t n = 0; n < 1 + both; ++n, output += channels) {
+                output[other - channel] = finish(layer, sums[2 + n], layer->multiplier[other], layer->shift[other]);
+                output[0] = finish(layer, sums[n], layer->multiplier[channel], layer->shift[channel]);
+            }
         }
     }
 }
@@ -172,17 +202,19 @@ void ep_conv_2d(const ep_conv *layer, const int8_t *input, int8_t *output, void 
     if (!layer->weights.stride && layer->weights.bits < 8)
         ep_prepare_table(layer->weights.tables, layer->weights.bits, work.pairs);
     for (int32_t batch = 0; batch < layer->batches; ++batch) {
-        int32_t loaded = 0; /* rows counted from the first of the padding */
+        int32_t first = 0, loaded = 0; /* rows counted from the first of the padding; `rows` holds those from `first` */
         for (int32_t y = 0; y < height; y += layer->block) {
             const int32_t end = smaller(y + layer->block, height);
-            const int32_t needed = (end - 1) * stride + reach;
-            loaded = loaded < y * stride ? y * stride : loaded;
-            for (; loaded < needed; ++loaded)
-                load_row(layer, &work, input, loaded - layer->before[0], work.ring + loaded % work.ring_rows * work.row);
+            const int32_t kept = loaded - y * stride;
+            if (kept > 0)
+                memmove(work.rows, work.rows + (y * stride - first) * work.row, (size_t)(kept * work.row) * sizeof *work.rows);
+            first = y * stride;
+            loaded = kept > 0 ? loaded : first;
+            for (; loaded < (end - 1) * stride + reach; ++loaded)
+                load_row(layer, &work, input, loaded - layer->before[0], work.rows + (loaded - first) * work.row);
             for (int32_t c = 0; c < layer->output[2]; c += 2) {
                 decode_two(layer, &work, c);
-                for (int32_t row = y; row < end; ++row)
-                    convolve_row(layer, &work, c, row * stride % work.ring_rows, output + row * row_bytes);
+                convolve(layer, &work, c, work.rows, end - y, output + y * row_bytes);
             }
         }
         input += layer->input[0] * layer->input[1] * layer->input[2];

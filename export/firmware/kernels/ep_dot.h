@@ -10,6 +10,13 @@
 #define EP_DSP 1
 #endif
 
+/* functions whose registers are all spoken for */
+#if defined(__GNUC__)
+#define EP_APART __attribute__((noinline))
+#else
+#define EP_APART
+#endif
+
 /* two int16 from a border of two bytes or better */
 static inline uint32_t ep_load_pair(const int16_t *values)
 {
@@ -49,44 +56,94 @@ static inline int32_t ep_dot_high(uint32_t a, uint32_t b, int32_t sum)
 #endif
 }
 
-/* Two channels × two pixels over 4 · groups products each.
-   w: (groups, 2 channels, 2) pairs. x0, x1: (4 · groups) int16 on a border of 4 bytes. sums: channel 0 of both pixels, channel 1. */
-static inline void ep_dot_block(const uint32_t *w, const int16_t *x0, const int16_t *x1, int32_t groups, int32_t sums[4])
+/* Two channels × two pixels over a kernel of `rows` × 4 · groups products.
+
+   w: (rows, groups, 2 channels, 2) pairs. x0, x1: the pixels' (rows, 4 · groups) int16, rows `apart` int16 apart, on a border
+   of 4 bytes. sums: channel 0 of both pixels, channel 1 of both. */
+#if defined(EP_DSP) && defined(__OPTIMIZE__) && !defined(__ARM_FEATURE_MVE) && !defined(EP_NO_ASM)
+
+/* four products of each sum: what the loop below says in C, with loads of several words */
+#define EP_FOUR                              \
+    "ldmia %[w]!, {r4, r5, r6, r8}\n"        \
+    "ldrd %[a], %[b], [%[x0]], #8\n"         \
+    "smlad %[s0], r4, %[a], %[s0]\n"         \
+    "smlad %[s2], r6, %[a], %[s2]\n"         \
+    "smlad %[s0], r5, %[b], %[s0]\n"         \
+    "smlad %[s2], r8, %[b], %[s2]\n"         \
+    "ldrd %[a], %[b], [%[x1]], #8\n"         \
+    "smlad %[s1], r4, %[a], %[s1]\n"         \
+    "smlad %[s3], r6, %[a], %[s3]\n"         \
+    "smlad %[s1], r5, %[b], %[s1]\n"         \
+    "smlad %[s3], r8, %[b], %[s3]\n"
+#define EP_NEXT_ROW                          \
+    "ldr r4, %[gap]\n"                       \
+    "ldr r5, %[span]\n"                      \
+    "ldr r6, %[last]\n"                      \
+    "add %[x0], %[x0], r4\n"                 \
+    "add %[x1], %[x1], r4\n"                 \
+    "add %[end], %[end], r5\n"               \
+    "cmp %[w], r6\n"                         \
+    "bne 1b\n"
+#define EP_OPERANDS                                                                                              \
+    : [w] "+r"(w), [x0] "+r"(x0), [x1] "+r"(x1), [end] "+r"(end), [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2),   \
+      [s3] "+r"(s3), [a] "=&r"(a), [b] "=&r"(b)                                                                  \
+    : [gap] "m"(gap), [span] "m"(span), [last] "m"(last)                                                         \
+    : "r4", "r5", "r6", "r8", "cc", "memory"
+
+static inline void ep_dot_block(const uint32_t *w, const int16_t *x0, const int16_t *x1, int32_t groups, int32_t rows,
+                                int32_t apart, int32_t sums[4])
+{
+    const int32_t span = 16 * groups, gap = 2 * apart - 8 * groups;
+    const uint32_t *end = w + 4 * groups, *const last = w + 4 * groups * rows;
+    int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
+    uint32_t a, b;
+    if (groups & 1)
+        __asm__ volatile("1:\n" EP_FOUR "cmp %[w], %[end]\n"
+                         "bne 1b\n" EP_NEXT_ROW EP_OPERANDS);
+    else
+        __asm__ volatile("1:\n" EP_FOUR EP_FOUR "cmp %[w], %[end]\n"
+                         "bne 1b\n" EP_NEXT_ROW EP_OPERANDS);
+    sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
+}
+
+#else
+
+static inline void ep_dot_block(const uint32_t *w, const int16_t *x0, const int16_t *x1, int32_t groups, int32_t rows,
+                                int32_t apart, int32_t sums[4])
 {
     int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
-#if defined(EP_DSP) && defined(__thumb2__) && defined(__OPTIMIZE__) && !defined(EP_NO_ASM)
-    const uint32_t *end = w + 4 * groups;
-    uint32_t a, b;
-    /* what follows in C, with loads of several words */
-    __asm__ volatile(".p2align 2\n"
-                     "1: ldmia %[w]!, {r4, r5, r6, r8}\n"
-                     "ldrd %[a], %[b], [%[x0]], #8\n"
-                     "smlad %[s0], r4, %[a], %[s0]\n"
-                     "smlad %[s2], r6, %[a], %[s2]\n"
-                     "smlad %[s0], r5, %[b], %[s0]\n"
-                     "smlad %[s2], r8, %[b], %[s2]\n"
-                     "ldrd %[a], %[b], [%[x1]], #8\n"
-                     "cmp %[w], %[end]\n"
-                     "smlad %[s1], r4, %[a], %[s1]\n"
-                     "smlad %[s3], r6, %[a], %[s3]\n"
-                     "smlad %[s1], r5, %[b], %[s1]\n"
-                     "smlad %[s3], r8, %[b], %[s3]\n"
-                     "bne 1b\n"
-                     : [w] "+r"(w), [x0] "+r"(x0), [x1] "+r"(x1), [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2),
-                       [s3] "+r"(s3), [a] "=&r"(a), [b] "=&r"(b)
-                     : [end] "r"(end)
-                     : "r4", "r5", "r6", "r8", "cc", "memory");
-#else
-    for (; groups > 0; --groups, w += 4, x0 += 4, x1 += 4) {
-        const uint32_t a = ep_load_pair(x0), b = ep_load_pair(x0 + 2);
-        const uint32_t c = ep_load_pair(x1), d = ep_load_pair(x1 + 2);
-        s0 = ep_dot_pair(w[1], b, ep_dot_pair(w[0], a, s0));
-        s1 = ep_dot_pair(w[1], d, ep_dot_pair(w[0], c, s1));
-        s2 = ep_dot_pair(w[3], b, ep_dot_pair(w[2], a, s2));
-        s3 = ep_dot_pair(w[3], d, ep_dot_pair(w[2], c, s3));
+    for (; rows > 0; --rows, x0 += apart - 4 * groups, x1 += apart - 4 * groups)
+        for (int32_t n = groups; n > 0; --n, w += 4, x0 += 4, x1 += 4) {
+            const uint32_t a = ep_load_pair(x0), b = ep_load_pair(x0 + 2);
+            const uint32_t c = ep_load_pair(x1), d = ep_load_pair(x1 + 2);
+            s0 = ep_dot_pair(w[1], b, ep_dot_pair(w[0], a, s0));
+            s1 = ep_dot_pair(w[1], d, ep_dot_pair(w[0], c, s1));
+            s2 = ep_dot_pair(w[3], b, ep_dot_pair(w[2], a, s2));
+            s3 = ep_dot_pair(w[3], d, ep_dot_pair(w[2], c, s3));
+        }
+    sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
+}
+
+#endif
+
+/* count int8, less `zero`, as int16 */
+static inline void ep_widen(const int8_t *from, int32_t zero, int32_t count, int16_t *to)
+{
+#ifdef EP_DSP
+    const uint32_t both = ((uint32_t)-zero & 0xffffu) | (uint32_t)-zero << 16;
+    for (; count >= 4; count -= 4, from += 4, to += 4) {
+        uint32_t word, even, odd, pair;
+        memcpy(&word, from, sizeof word);
+        even = (uint32_t)__sxtab16((int16x2_t)both, (int8x4_t)word);
+        odd = (uint32_t)__sxtab16((int16x2_t)both, (int8x4_t)(word >> 8 | word << 24));
+        pair = (even & 0xffffu) | odd << 16;
+        memcpy(to, &pair, sizeof pair);
+        pair = (odd & 0xffff0000u) | even >> 16;
+        memcpy(to + 2, &pair, sizeof pair);
     }
 #endif
-    sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
+    for (; count > 0; --count)
+        *to++ = (int16_t)(*from++ - zero);
 }
 
 #endif

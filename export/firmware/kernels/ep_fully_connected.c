@@ -8,8 +8,7 @@
 static inline int8_t finish(const ep_dense *layer, int32_t sum, int32_t channel)
 {
     const int32_t multiplier = layer->multiplier[channel], shift = layer->shift[channel];
-    sum = layer->narrow ? ep_requantize_narrow(sum, multiplier, shift) : ep_requantize(sum, multiplier, shift);
-    return (int8_t)ep_clamp(sum + layer->output_zero, layer->least, layer->most);
+    return (int8_t)ep_clamp(ep_requantize(sum, multiplier, shift) + layer->output_zero, layer->least, layer->most);
 }
 
 #ifdef EP_REFERENCE

@@ -8,7 +8,6 @@ typedef struct {
     int32_t batches;
     int32_t inputs, outputs; /* of one row */
     int16_t input_zero, output_zero, least, most;
-    int16_t narrow;     /* whether no sum can pass what ep_requantize_narrow takes */
     ep_weights weights; /* (outputs / 2, inputs / 4, 2 outputs, 4) */
     const int32_t *bias;       /* (outputs) */
     const int32_t *multiplier; /* (outputs) */

@@ -9,6 +9,10 @@
 
 #include <stdint.h>
 
+#if defined(__ARM_FEATURE_SAT) && !defined(EP_PLAIN_C)
+#include <arm_acle.h>
+#endif
+
 static inline int32_t ep_high_product(int32_t a, int32_t b)
 {
     if (a == b && a == INT32_MIN)
@@ -49,19 +53,38 @@ static inline int32_t ep_requantize(int32_t x, int32_t multiplier, int shift)
     return ep_shift_right(ep_high_product(x, multiplier), -shift);
 }
 
-/* the same where |x| · 2^left < 2^30: what most sums fulfil; two instructions for the product */
-static inline int32_t ep_requantize_narrow(int32_t x, int32_t multiplier, int shift)
+/* A multiplier ready for many sums, where |x| < 2^30 and -22 <= shift <= -1, as nearly all are: no saturation, no branches.
+   offset: half of 2^right, and what is added to the result · 2^right. */
+typedef struct {
+    int32_t multiplier, offset, right;
+} ep_scale;
+
+static inline ep_scale ep_scale_of(int32_t multiplier, int32_t shift, int32_t zero)
 {
-    const int left = shift > 0 ? shift : 0, right = left - shift;
-    const int32_t half = (int32_t)((UINT32_C(1) << right) >> 1);
-    const int32_t product = ep_half_product(ep_shift_left(x, left + 1), multiplier);
-    return (product + half - (product < 0 && right > 0)) >> right;
+    const ep_scale scale = {multiplier, (1 << (-shift - 1)) + zero * (1 << -shift), -shift};
+    return scale;
+}
+
+/* requantize(x) + zero */
+static inline int32_t ep_apply(ep_scale scale, int32_t x)
+{
+    const int32_t product = ep_half_product(x * 2, scale.multiplier);
+    return (product + (product >> 31) + scale.offset) >> scale.right;
 }
 
 /* a + b, wrapping around as the reference kernels do in effect */
 static inline int32_t ep_sum(int32_t a, int32_t b)
 {
     return (int32_t)((uint32_t)a + (uint32_t)b);
+}
+
+static inline int8_t ep_saturate(int32_t x)
+{
+#if defined(__ARM_FEATURE_SAT) && !defined(EP_PLAIN_C)
+    return (int8_t)__ssat(x, 8);
+#else
+    return (int8_t)(x < INT8_MIN ? INT8_MIN : x > INT8_MAX ? INT8_MAX : x);
+#endif
 }
 
 static inline int32_t ep_clamp(int32_t x, int32_t least, int32_t most)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..call import (
+    INT8,
     Call,
     check_int8,
     check_shape,
@@ -77,7 +78,7 @@ def conv_2d(node: Node, budget: int) -> Call:
             "output_zero": node.output.zero_point,
             "least": limits[0],
             "most": limits[1],
-            "narrow": numbers.narrow,
+            "fast": numbers.fast and limits == INT8 and place.dilation[1] == 1,
             **laid.fields,
             **numbers.fields,
         },

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..call import (
+    INT8,
     Call,
     check_int8,
     check_shape,
@@ -22,12 +23,12 @@ from ..graph import Node
 from ..weights import check_weights, lay_out, per_channel
 from ..window import fits_in_place, window
 
-# channels that share a pass over the input; ep_decode gives eight weights at a time
-LEAST_BLOCK, MOST_BLOCK = 8, 64
+# EP_DEPTHWISE_CHANNELS: those that share a pass over the input
+CHANNELS = 8
 
 
 def depthwise_conv_2d(node: Node, budget: int) -> Call:
-    """As many channels at a time as `budget` bytes of scratch allow."""
+    """As many output rows at a time as `budget` bytes of scratch allow."""
     data, weights = node.operand(0), node.operand(1)
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     check_int8(node, data, node.output)
@@ -46,17 +47,14 @@ def depthwise_conv_2d(node: Node, budget: int) -> Call:
     check_shape(node, node.output, (data.shape[0], *place.output, channels))
     limits = fused_range(node, node.byte(4))
     taps = place.kernel[0] * place.kernel[1]
+    laid = lay_out(node, weights, values, 3, laid_out)
+    # words of 4 pairs of channels
+    fixed = 4 * (4 * taps + (0 if laid.stride else laid.pairs))
 
     def need(block: int) -> int:
-        """Bytes of weights and rows as int16 but for the table of pairs."""
-        return 2 * block * (taps + place.reach[0] * place.columns)
+        return fixed + 16 * ((block - 1) * place.stride[0] + place.reach[0]) * place.columns
 
-    # room for any table: its size is known only after the weights are laid out, whose order the block decides
-    room = budget - 4 * 256
-    whole = -(-channels // LEAST_BLOCK) * LEAST_BLOCK
-    options = range(LEAST_BLOCK, min(whole, MOST_BLOCK) + 1, LEAST_BLOCK)
-    block = max([n for n in options if need(n) <= room], default=LEAST_BLOCK)
-    laid = lay_out(node, weights, values, 3, lambda codes: laid_out(codes, block))
+    block = max([n for n in range(1, place.output[0] + 1) if need(n) <= budget], default=1)
     numbers = per_channel(node, data, weights, values, 3, bias)
     check_small(node, size=max(*data.shape, *node.output.shape, *weights.shape))
     multiple = channels // data.shape[3]
@@ -77,7 +75,7 @@ def depthwise_conv_2d(node: Node, budget: int) -> Call:
             "output_zero": node.output.zero_point,
             "least": limits[0],
             "most": limits[1],
-            "narrow": numbers.narrow,
+            "fast": numbers.fast and limits == INT8,
             **laid.fields,
             **numbers.fields,
         },
@@ -88,13 +86,13 @@ def depthwise_conv_2d(node: Node, budget: int) -> Call:
         "depthwise_conv_2d",
         (text,),
         (*laid.arrays, *numbers.arrays, layer),
-        need(block) + (0 if laid.stride else 4 * laid.pairs),
-        (data,) if multiple == 1 and fits_in_place(node, place, 1) else (),
+        need(block),
+        (data,) if multiple == 1 and fits_in_place(node, place, block) else (),
     )
 
 
-def laid_out(codes: NDArray[Any], block: int) -> NDArray[Any]:
-    """(1, H, W, C) as (C / block, H, W, block)."""
+def laid_out(codes: NDArray[Any]) -> NDArray[Any]:
+    """(1, H, W, C) as (C / 2, H, W, 2), C padded to eights."""
     _, height, width, channels = codes.shape
-    padded = np.pad(codes[0], ((0, 0), (0, 0), (0, -channels % block)))
-    return padded.reshape(height, width, -1, block).transpose(2, 0, 1, 3)
+    padded = np.pad(codes[0], ((0, 0), (0, 0), (0, -channels % CHANNELS)))
+    return padded.reshape(height, width, -1, 2).transpose(2, 0, 1, 3)

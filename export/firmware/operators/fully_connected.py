@@ -41,7 +41,6 @@ def fully_connected(node: Node, budget: int) -> Call:
             "output_zero": node.output.zero_point,
             "least": limits[0],
             "most": limits[1],
-            "narrow": numbers.narrow,
             **laid.fields,
             **numbers.fields,
         },
