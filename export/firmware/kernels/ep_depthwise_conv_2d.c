@@ -85,10 +85,13 @@ static void load_row(const ep_depthwise *layer, const workspace *work, const int
     }
     if (multiple == 1 && count == EP_DEPTHWISE_CHANNELS) {
         for (int32_t x = start; x < end; ++x) {
-            int16_t wide[EP_DEPTHWISE_CHANNELS];
-            ep_widen(input + (row * width + x - before) * channels + first, zero, EP_DEPTHWISE_CHANNELS, wide);
+            union {
+                int16_t values[EP_DEPTHWISE_CHANNELS];
+                uint32_t pairs[EP_DEPTHWISE_CHANNELS / 2];
+            } wide;
+            ep_widen(input + (row * width + x - before) * channels + first, zero, EP_DEPTHWISE_CHANNELS, wide.values);
             for (int32_t pair = 0; pair < EP_DEPTHWISE_CHANNELS / 2; ++pair)
-                to[pair * plane + x] = ep_load_pair(wide + 2 * pair);
+                to[pair * plane + x] = wide.pairs[pair];
         }
         return;
     }

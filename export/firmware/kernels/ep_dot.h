@@ -17,11 +17,15 @@
 #define EP_APART
 #endif
 
-/* two int16 from a border of two bytes or better */
+/* two int16 from a border of four bytes, as one load */
 static inline uint32_t ep_load_pair(const int16_t *values)
 {
     uint32_t pair;
+#if defined(__GNUC__)
+    memcpy(&pair, __builtin_assume_aligned(values, 4), sizeof pair);
+#else
     memcpy(&pair, values, sizeof pair);
+#endif
     return pair;
 }
 
@@ -106,8 +110,56 @@ static inline void ep_dot_block(const uint32_t *w, const int16_t *x0, const int1
     sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
 }
 
+#elif defined(__ARM_ARCH_6M__) && defined(__OPTIMIZE__) && !defined(EP_NO_ASM)
+
+/* two products of two sums: x holds a pair of inputs in [t0] and moves on, w a pair of each channel */
+#define EP_TWO(first, second)        \
+    "ldmia %[x]!, {%[t0]}\n"         \
+    "ldr %[t1], [%[w], #" first "]\n" \
+    "sxth %[t2], %[t0]\n"            \
+    "asrs %[t0], %[t0], #16\n"       \
+    "sxth %[t3], %[t1]\n"            \
+    "asrs %[t1], %[t1], #16\n"       \
+    "muls %[t3], %[t2]\n"            \
+    "muls %[t1], %[t0]\n"            \
+    "adds %[s0], %[s0], %[t3]\n"     \
+    "adds %[s0], %[s0], %[t1]\n"     \
+    "ldr %[t1], [%[w], #" second "]\n" \
+    "sxth %[t3], %[t1]\n"            \
+    "asrs %[t1], %[t1], #16\n"       \
+    "muls %[t3], %[t2]\n"            \
+    "muls %[t1], %[t0]\n"            \
+    "adds %[s2], %[s2], %[t3]\n"     \
+    "adds %[s2], %[s2], %[t1]\n"
+
+/* one pixel after the other: the core has eight registers to calculate with */
+static inline void ep_dot_block(const uint32_t *w, const int16_t *x0, const int16_t *x1, int32_t groups, int32_t rows,
+                                int32_t apart, int32_t sums[4])
+{
+    for (int32_t pixel = 0; pixel < 2; ++pixel) {
+        const int16_t *from = pixel ? x1 : x0;
+        const uint32_t *v = w;
+        int32_t s0 = sums[pixel], s2 = sums[2 + pixel];
+        for (int32_t row = rows; row > 0; --row, from += apart) {
+            const int16_t *x = from;
+            const uint32_t *const end = v + 4 * groups;
+            int32_t t0, t1, t2, t3;
+            __asm__ volatile(".syntax unified\n"
+                             "1:\n" EP_TWO("0", "8") EP_TWO("4", "12") "adds %[w], #16\n"
+                             "cmp %[w], %[end]\n"
+                             "bne 1b\n"
+                             : [w] "+l"(v), [x] "+l"(x), [s0] "+l"(s0), [s2] "+l"(s2), [t0] "=&l"(t0), [t1] "=&l"(t1),
+                               [t2] "=&l"(t2), [t3] "=&l"(t3)
+                             : [end] "h"(end)
+                             : "cc", "memory");
+        }
+        sums[pixel] = s0, sums[2 + pixel] = s2;
+    }
+}
+
 #else
 
+/* the same in C */
 static inline void ep_dot_block(const uint32_t *w, const int16_t *x0, const int16_t *x1, int32_t groups, int32_t rows,
                                 int32_t apart, int32_t sums[4])
 {

@@ -1,7 +1,8 @@
 """LOGISTIC, TANH, RELU, RELU6 and QUANTIZE of int8 → ep_lookup: the reference kernel's answer to each of 256 inputs.
 
 Source: tflite-micro, tensorflow/lite/kernels/internal/reference/integer_ops/{logistic,tanh}.h,
-…/micro/kernels/activations_common.cc, …/reference/requantize.h.
+…/micro/kernels/activations_common.cc, …/reference/requantize.h. LOGISTIC and TANH are TFLM's, in fixed point; TFLite's own
+reference rounds a float curve, and one of 256 inputs may differ by one step there.
 """
 
 from __future__ import annotations

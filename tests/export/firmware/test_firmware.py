@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from edgepalette.errors import ExportError, FormatError
+from edgepalette.evaluate.cortex_m.emulator import CORES, emulate, missing
 from edgepalette.evaluate.host_c import SANITIZERS, build, run
 from edgepalette.evaluate.process import ask
 from edgepalette.export.cluster_tflite import cluster_tflite
@@ -81,3 +82,26 @@ def test_what_firmware_does_not_run_is_named(shared: Path) -> None:
         generate_firmware(write_model(wrong))
     with pytest.raises(FormatError, match="identifier"):
         generate_firmware(b"no model at all")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("core", "instructions"), [("cortex-m4", 14_500_000), ("cortex-m0plus", 80_000_000)]
+)
+def test_resnet8_takes_what_is_promised(
+    core: str, instructions: int, shared: Path, tmp_path: Path
+) -> None:
+    """Issue 5: at most 20.8 M instructions on an M4, 58 KB of flash, 42 KB of RAM, 43 KB of constants, 15 KB of code."""
+    absent = missing()
+    if absent is not None:
+        pytest.skip(absent)
+    data = palette_file((shared / "models" / f"{MODELS[0]}.tflite").read_bytes(), 16)
+    firmware = generate_firmware(data)
+    inputs = np.random.default_rng(0).integers(-128, 128, (2, 1, 32, 32, 3)).astype(np.int8)
+    first = emulate(firmware, CORES[core], [inputs], tmp_path / "a")
+    again = emulate(firmware, CORES[core], [inputs], tmp_path / "b")
+    assert (first.instructions, first.parts) == (again.instructions, again.parts)
+    assert first.instructions <= instructions
+    assert first.code <= 15_000
+    assert first.constants <= 43_100
+    assert firmware.arena + first.stack <= 42_000

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from edgepalette.evaluate.cortex_m.emulator import CORES, emulate, missing
 from edgepalette.evaluate.host_c import SANITIZERS, build, run
 from edgepalette.evaluate.process import ask
 from edgepalette.export.firmware.firmware import generate_firmware
@@ -42,6 +43,8 @@ REFERENCES = {
     "reference kernels": ("tflite", {"resolver": "BUILTIN_REF"}),
     "TFLM": ("tflm", {}),
 }
+# TFLite computes their tables in float, TFLM in fixed point: one of 256 inputs may differ by one step
+ROUNDED_OTHERWISE = ("logistic", "tanh")
 
 
 @dataclass
@@ -438,49 +441,68 @@ def examples(b: Builder, samples: int) -> list[NDArray[Any]]:
     return given
 
 
-def differing(b: Builder, folder: Path, options: tuple[str, ...], in_place: bool) -> list[str]:
+def differing(b: Builder, folder: Path, ours: list[NDArray[Any]]) -> list[str]:
     """Operators whose outputs are not those of every reference."""
-    (folder / "palette.tflite").write_bytes(b.file())
-    dense = folder / "dense.tflite"
+    dense, given_file = folder / "dense.tflite", folder / "inputs.npz"
     dense.write_bytes(b.file(palettes=False))
-    inputs = examples(b, SAMPLES)
-    given_file = folder / "inputs.npz"
-    np.savez(given_file, **{f"x{place}": part for place, part in enumerate(inputs)})
-    firmware = generate_firmware(b.file(), in_place=in_place)
-    outputs = run(build(firmware, folder / "c", options), firmware, inputs)
+    np.savez(given_file, **{f"x{place}": part for place, part in enumerate(examples(b, SAMPLES))})
     wrong = []
     for name, (runtime, chosen) in REFERENCES.items():
         files = [[str(dense), str(given_file)]]
-        question = {"runtime": runtime, "options": chosen, "files": files, "outputs": len(outputs)}
+        question = {"runtime": runtime, "options": chosen, "files": files, "outputs": len(ours)}
         answer = ask("pair_child", question, name, files[0][0])
-        for place, (case, ours) in enumerate(zip(b.cases, outputs, strict=True)):
-            theirs = answer[f"f0y{place}"].reshape(ours.shape)
-            if ours.tobytes() != theirs.tobytes():
-                wrong.append(f"{name}: {case}: {int((ours != theirs).sum())} of {ours.size}")
+        for place, (case, outputs) in enumerate(zip(b.cases, ours, strict=True)):
+            if runtime == "tflite" and case.startswith(ROUNDED_OTHERWISE):
+                continue
+            theirs = answer[f"f0y{place}"].reshape(outputs.shape)
+            if outputs.tobytes() != theirs.tobytes():
+                different = int((outputs != theirs).sum())
+                wrong.append(f"{name}: {case}: {different} of {outputs.size}")
     return wrong
+
+
+def on_host(b: Builder, folder: Path, *options: str, in_place: bool = True) -> list[NDArray[Any]]:
+    firmware = generate_firmware(b.file(), in_place=in_place)
+    program = build(firmware, folder / "c", ("-O1", *SANITIZERS, *options))
+    return run(program, firmware, examples(b, SAMPLES))
 
 
 @pytest.mark.slow
 def test_every_operator_gives_the_bytes_of_the_reference_kernels(tmp_path: Path) -> None:
     b = random_model(dict.fromkeys(OPERATORS, 28), seed=0)
     assert len(b.cases) >= 500
-    assert differing(b, tmp_path, ("-O1", *SANITIZERS), in_place=True) == []
+    assert differing(b, tmp_path, on_host(b, tmp_path)) == []
 
 
 @pytest.mark.slow
 def test_the_slow_forms_agree_with_the_reference_kernels(tmp_path: Path) -> None:
     counts = {"CONV_2D": 25, "DEPTHWISE_CONV_2D": 25, "FULLY_CONNECTED": 15}
     b = random_model(counts, seed=1)
-    options = ("-O1", "-DEP_REFERENCE", *SANITIZERS)
-    assert differing(b, tmp_path, options, in_place=False) == []
+    ours = on_host(b, tmp_path, "-DEP_REFERENCE", in_place=False)
+    assert differing(b, tmp_path, ours) == []
 
 
 @pytest.mark.slow
 @settings(
-    max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=4,
+    deadline=None,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(seed=st.integers(2, 2**32))
 def test_random_operators_of_any_seed(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     b = random_model(dict.fromkeys(OPERATORS, 5), seed)
     folder = tmp_path_factory.mktemp("random")
-    assert differing(b, folder, ("-O1", *SANITIZERS), in_place=True) == []
+    assert differing(b, folder, on_host(b, folder)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("core", CORES)
+def test_operators_on_an_emulated_core(core: str, tmp_path: Path) -> None:
+    absent = missing()
+    if absent is not None:
+        pytest.skip(absent)
+    b = random_model(dict.fromkeys(OPERATORS, 4) | {"CONV_2D": 16, "DEPTHWISE_CONV_2D": 16}, seed=7)
+    firmware = generate_firmware(b.file())
+    done = emulate(firmware, CORES[core], examples(b, SAMPLES), tmp_path / "c")
+    assert differing(b, tmp_path, done.outputs) == []
