@@ -35,6 +35,31 @@ static void dot_bytes(const uint8_t *data, const uint32_t *pairs, const uint32_t
                       int32_t sums[2])
 {
     int32_t s0 = sums[0], s1 = sums[1];
+#if defined(EP_DSP) && defined(__OPTIMIZE__) && !defined(EP_NO_ASM)
+    /* what follows in C, the indices read four bytes at a time */
+    uint32_t word, a, b, t;
+    if (groups > 0)
+        __asm__ volatile("1: ldr %[word], [%[data]], #4\n"
+                         "ldrd %[a], %[b], [%[x]], #8\n"
+                         "subs %[n], %[n], #1\n"
+                         "uxtb %[t], %[word]\n"
+                         "ldr %[t], [%[pairs], %[t], lsl #2]\n"
+                         "smlad %[s0], %[t], %[a], %[s0]\n"
+                         "ubfx %[t], %[word], #8, #8\n"
+                         "ldr %[t], [%[pairs], %[t], lsl #2]\n"
+                         "smlad %[s0], %[t], %[b], %[s0]\n"
+                         "ubfx %[t], %[word], #16, #8\n"
+                         "ldr %[t], [%[others], %[t], lsl #2]\n"
+                         "smlad %[s1], %[t], %[a], %[s1]\n"
+                         "lsr %[t], %[word], #24\n"
+                         "ldr %[t], [%[others], %[t], lsl #2]\n"
+                         "smlad %[s1], %[t], %[b], %[s1]\n"
+                         "bne 1b\n"
+                         : [data] "+r"(data), [x] "+r"(x), [n] "+r"(groups), [s0] "+r"(s0), [s1] "+r"(s1),
+                           [word] "=&r"(word), [a] "=&r"(a), [b] "=&r"(b), [t] "=&r"(t)
+                         : [pairs] "r"(pairs), [others] "r"(others)
+                         : "cc", "memory");
+#endif
     for (; groups > 0; --groups, data += 4, x += 4) {
         const uint32_t a = ep_load_pair(x), b = ep_load_pair(x + 2);
         s0 = ep_dot_pair(pairs[data[0]], a, s0);

@@ -23,17 +23,19 @@ static void decode_plain(const uint8_t *data, int32_t groups, uint32_t *out)
         *out++ = pair_of(values[0], values[1]);
 }
 
-/* 8 indices of 1-4 bits in `bits` bytes: two of them name a pair */
-static void decode_pairs(const uint8_t *data, int32_t groups, int bits, const uint32_t *pairs, const uint32_t *others,
-                         uint32_t *out)
+/* 8 indices of 1-3 bits in `bits` bytes: two of them name a pair */
+static inline void decode_pairs(const uint8_t *data, int32_t groups, int bits, const uint32_t *pairs,
+                                const uint32_t *others, uint32_t *out)
 {
     const int width = 2 * bits;
     const uint32_t mask = (UINT32_C(1) << width) - 1;
-    for (; groups > 0; --groups, out += 4) {
-        uint32_t word = 0;
-        for (int n = 0; n < bits; ++n)
-            word = word << 8 | *data++;
-        out[0] = pairs[word >> 3 * width & mask];
+    for (; groups > 0; --groups, data += bits, out += 4) {
+        uint32_t word = data[0];
+        if (bits > 1)
+            word = word << 8 | data[1];
+        if (bits > 2)
+            word = word << 8 | data[2];
+        out[0] = pairs[word >> 3 * width];
         out[1] = pairs[word >> 2 * width & mask];
         out[2] = others[word >> width & mask];
         out[3] = others[word & mask];
@@ -51,39 +53,60 @@ static void decode_bytes(const uint8_t *data, int32_t groups, const uint32_t *pa
     }
 }
 
-/* 8 indices of 5-7 bits in `bits` bytes */
-static void decode_singles(const uint8_t *data, int32_t groups, int bits, const int8_t *first, const int8_t *second,
-                           uint32_t *out)
+/* 8 indices of 5-7 bits in `bits` bytes: four in the high half of them, four in the low */
+static inline void decode_singles(const uint8_t *data, int32_t groups, int bits, const int8_t *first, const int8_t *second,
+                                  uint32_t *out)
 {
     const uint32_t mask = (UINT32_C(1) << bits) - 1;
-    for (; groups > 0; --groups) {
-        uint32_t word = 0;
-        int held = 0;
-        for (int pair = 0; pair < 4; ++pair) {
-            const int8_t *table = pair < 2 ? first : second;
-            while (held < 2 * bits) {
-                word = word << 8 | *data++;
-                held += 8;
-            }
-            held -= 2 * bits;
-            *out++ = pair_of(table[word >> (held + bits) & mask], table[word >> held & mask]);
+    for (; groups > 0; --groups, data += bits, out += 4) {
+        uint32_t high = (uint32_t)data[0] << 8 | data[1], low;
+        if (bits == 5) {
+            high = high << 4 | data[2] >> 4;
+            low = (data[2] & 15u) << 16 | (uint32_t)data[3] << 8 | data[4];
+        } else if (bits == 6) {
+            high = high << 8 | data[2];
+            low = (uint32_t)data[3] << 16 | (uint32_t)data[4] << 8 | data[5];
+        } else {
+            high = high << 12 | (uint32_t)data[2] << 4 | data[3] >> 4;
+            low = (data[3] & 15u) << 24 | (uint32_t)data[4] << 16 | (uint32_t)data[5] << 8 | data[6];
         }
+        out[0] = pair_of(first[high >> 3 * bits], first[high >> 2 * bits & mask]);
+        out[1] = pair_of(first[high >> bits & mask], first[high & mask]);
+        out[2] = pair_of(second[low >> 3 * bits], second[low >> 2 * bits & mask]);
+        out[3] = pair_of(second[low >> bits & mask], second[low & mask]);
     }
 }
 
 void ep_decode(const ep_weights *weights, int32_t start, int32_t groups, const int8_t *first, const int8_t *second,
                const uint32_t *pairs, const uint32_t *others, uint32_t *values)
 {
-    const int bits = weights->bits;
-    const uint8_t *data = weights->data + start * bits;
-    if (bits == 8)
-        decode_plain(data, groups, values);
-    else if (bits == 4)
+    const uint8_t *data = weights->data + start * weights->bits;
+    /* a width known when this is compiled makes each loop twice as fast */
+    switch (weights->bits) {
+    case 1:
+        decode_pairs(data, groups, 1, pairs, others, values);
+        break;
+    case 2:
+        decode_pairs(data, groups, 2, pairs, others, values);
+        break;
+    case 3:
+        decode_pairs(data, groups, 3, pairs, others, values);
+        break;
+    case 4:
         decode_bytes(data, groups, pairs, others, values);
-    else if (bits < 4)
-        decode_pairs(data, groups, bits, pairs, others, values);
-    else
-        decode_singles(data, groups, bits, first, second, values);
+        break;
+    case 5:
+        decode_singles(data, groups, 5, first, second, values);
+        break;
+    case 6:
+        decode_singles(data, groups, 6, first, second, values);
+        break;
+    case 7:
+        decode_singles(data, groups, 7, first, second, values);
+        break;
+    default:
+        decode_plain(data, groups, values);
+    }
 }
 
 int8_t ep_weight_at(const ep_weights *weights, int32_t index, int32_t channel)
