@@ -30,6 +30,23 @@ void ep_fully_connected(const ep_dense *layer, const int8_t *input, int8_t *outp
 
 #else
 
+/* four bytes of indices: two pairs of one output, two of the other */
+#define EP_FOUR_BYTES                             \
+    "ldr %[word], [%[data]], #4\n"                \
+    "ldrd %[a], %[b], [%[x]], #8\n"               \
+    "uxtb %[t], %[word]\n"                        \
+    "ldr %[t], [%[pairs], %[t], lsl #2]\n"        \
+    "smlad %[s0], %[t], %[a], %[s0]\n"            \
+    "ubfx %[t], %[word], #8, #8\n"                \
+    "ldr %[t], [%[pairs], %[t], lsl #2]\n"        \
+    "smlad %[s0], %[t], %[b], %[s0]\n"            \
+    "ubfx %[t], %[word], #16, #8\n"               \
+    "ldr %[t], [%[others], %[t], lsl #2]\n"       \
+    "smlad %[s1], %[t], %[a], %[s1]\n"            \
+    "lsr %[t], %[word], #24\n"                    \
+    "ldr %[t], [%[others], %[t], lsl #2]\n"       \
+    "smlad %[s1], %[t], %[b], %[s1]\n"
+
 /* 4-bit indices, read straight: each byte names a pair of weights */
 static void dot_bytes(const uint8_t *data, const uint32_t *pairs, const uint32_t *others, const int16_t *x, int32_t groups,
                       int32_t sums[2])
@@ -39,22 +56,10 @@ static void dot_bytes(const uint8_t *data, const uint32_t *pairs, const uint32_t
     /* what follows in C, the indices read four bytes at a time */
     uint32_t word, a, b, t;
     if (groups > 0)
-        __asm__ volatile("1: ldr %[word], [%[data]], #4\n"
-                         "ldrd %[a], %[b], [%[x]], #8\n"
-                         "subs %[n], %[n], #1\n"
-                         "uxtb %[t], %[word]\n"
-                         "ldr %[t], [%[pairs], %[t], lsl #2]\n"
-                         "smlad %[s0], %[t], %[a], %[s0]\n"
-                         "ubfx %[t], %[word], #8, #8\n"
-                         "ldr %[t], [%[pairs], %[t], lsl #2]\n"
-                         "smlad %[s0], %[t], %[b], %[s0]\n"
-                         "ubfx %[t], %[word], #16, #8\n"
-                         "ldr %[t], [%[others], %[t], lsl #2]\n"
-                         "smlad %[s1], %[t], %[a], %[s1]\n"
-                         "lsr %[t], %[word], #24\n"
-                         "ldr %[t], [%[others], %[t], lsl #2]\n"
-                         "smlad %[s1], %[t], %[b], %[s1]\n"
-                         "bne 1b\n"
+        __asm__ volatile("lsrs %[t], %[n], #1\n" /* carry: a single one comes first */
+                         "bcs 2f\n"
+                         "1:\n" EP_FOUR_BYTES "2:\n" EP_FOUR_BYTES "subs %[n], %[n], #2\n"
+                         "bgt 1b\n"
                          : [data] "+r"(data), [x] "+r"(x), [n] "+r"(groups), [s0] "+r"(s0), [s1] "+r"(s1),
                            [word] "=&r"(word), [a] "=&r"(a), [b] "=&r"(b), [t] "=&r"(t)
                          : [pairs] "r"(pairs), [others] "r"(others)
@@ -91,8 +96,9 @@ void ep_fully_connected(const ep_dense *layer, const int8_t *input, int8_t *outp
     if (!weights->stride && weights->bits < 8)
         ep_prepare_table(weights->tables, weights->bits, pairs);
     for (int32_t batch = 0; batch < layer->batches; ++batch, input += layer->inputs, output += layer->outputs) {
-        for (int32_t k = 0; k < 4 * groups; ++k)
-            x[k] = (int16_t)(k < layer->inputs ? input[k] - layer->input_zero : 0);
+        ep_widen(input, layer->input_zero, layer->inputs, x);
+        for (int32_t k = layer->inputs; k < 4 * groups; ++k)
+            x[k] = 0;
         for (int32_t c = 0; c < layer->outputs; c += 2) {
             const int32_t two = c + 1 < layer->outputs;
             const int8_t *first = weights->bits < 8 ? weights->tables + c * weights->stride : 0;

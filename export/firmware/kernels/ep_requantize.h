@@ -35,10 +35,8 @@ static inline int32_t ep_half_product(int32_t a, int32_t b)
 /* x / 2^n, ties away from zero; 0 <= n <= 31 */
 static inline int32_t ep_shift_right(int32_t x, int n)
 {
-    const int32_t half = (int32_t)((UINT32_C(1) << n) >> 1);
-    if (n == 0)
-        return x;
-    return (int32_t)(((int64_t)x + half - (x < 0)) >> n);
+    const int32_t mask = (int32_t)((UINT32_C(1) << n) - 1);
+    return (x >> n) + ((x & mask) > (mask >> 1) + (x < 0));
 }
 
 static inline int32_t ep_shift_left(int32_t x, int n)
