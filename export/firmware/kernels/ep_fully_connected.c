@@ -8,6 +8,8 @@
 static inline int8_t finish(const ep_dense *layer, int32_t sum, int32_t channel)
 {
     const int32_t multiplier = layer->multiplier[channel], shift = layer->shift[channel];
+    if (layer->fast)
+        return ep_saturate(ep_apply(ep_scale_of(multiplier, shift, layer->output_zero), sum));
     return (int8_t)ep_clamp(ep_requantize(sum, multiplier, shift) + layer->output_zero, layer->least, layer->most);
 }
 

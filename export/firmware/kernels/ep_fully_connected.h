@@ -8,6 +8,7 @@ typedef struct {
     int32_t batches;
     int32_t inputs, outputs; /* of one row */
     int16_t input_zero, output_zero, least, most;
+    int16_t fast;       /* whether all sums and shifts are as ep_apply takes them, and nothing but int8 clamps */
     ep_weights weights; /* (outputs / 2, inputs / 4, 2 outputs, 4) */
     const int32_t *bias;       /* (outputs) */
     const int32_t *multiplier; /* (outputs) */

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..call import Call, check_int8, fused_range, name_of, pointer, scratch_of, struct
+from ..call import INT8, Call, check_int8, fused_range, name_of, pointer, scratch_of, struct
 from ..graph import Node
 from ..weights import check_weights, lay_out, per_channel
 
@@ -41,6 +41,7 @@ def fully_connected(node: Node, budget: int) -> Call:
             "output_zero": node.output.zero_point,
             "least": limits[0],
             "most": limits[1],
+            "fast": numbers.fast and limits == INT8,
             **laid.fields,
             **numbers.fields,
         },
