@@ -1,61 +1,91 @@
-"""Values of a tensor in the middle of a .tflite: the model cut off behind it, run on the first TFLite runtime."""
+"""Values in the middle of a .tflite or .onnx: the model cut off behind them, run on the format's first runtime."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..export.tflite_schema import Model, write_model
 from .process import ask
-from .signature import port_of
+from .signature import Port, port_of
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Pairs = Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]
 # bytes of the real values held at a time
 HELD = 1 << 27
+# examples of a model whose sizes are not known before it runs
+FEW = 32
 
 
 def activation_pairs(
     first: Model, second: Model, number: int, *, inputs: NDArray[np.float32]
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+) -> Pairs:
     """(N, …) real values of tensor `number` of the first subgraph in two models that share it, some examples at a time.
 
     inputs: (N, …) real ones for models of one input. Raises TargetError if the runtime refuses a model.
     """
     graph = first.subgraphs[0]
-    port = port_of(graph.tensors[number])
+    assert graph.inputs is not None  # noqa: S101 # models of one input
+    entry, port = (port_of(graph.tensors[n]) for n in (int(graph.inputs[0]), number))
     step = max(1, HELD // (8 * max(1, int(np.prod(port.shape)))))
+    files = [write_model(ending_at(model, number)) for model in (first, second)]
     for start in range(0, len(inputs), step):
-        part = inputs[start : start + step]
-        found = _run([first, second], number, part)
-        now, then = (port.real(raw).astype(np.float32).reshape(len(part), *port.shape[1:]) for raw in found)  # fmt: skip
+        raw = _raw(entry, inputs[start : start + step])
+        # a file of no operators gives nothing
+        found = [raw, raw] if number == graph.inputs[0] else _run("tflite", files, raw)
+        now, then = (port.real(part).astype(np.float32) for part in found)
+        yield now.reshape(len(raw), *port.shape[1:]), then.reshape(len(raw), *port.shape[1:])
+
+
+def onnx_activation_pairs(
+    first: ModelProto, second: ModelProto, name: str, *, inputs: NDArray[np.float32], entry: Port
+) -> Pairs:
+    """The same of the value `name` of two .onnx models, their input being `entry`."""
+    files = [bytes(giving(model, name).SerializeToString()) for model in (first, second)]
+    for start in range(0, len(inputs), FEW):
+        raw = _raw(entry, inputs[start : start + FEW])
+        found = [raw, raw] if name == entry.name else _run("onnx", files, raw)
+        # (examples, batch of 1, …)
+        now, then = (part.astype(np.float32).reshape(-1, *part.shape[2:]) for part in found)
         yield now, then
 
 
-def _run(
-    models: list[Model], number: int, inputs: NDArray[np.float32]
-) -> list[NDArray[np.generic]]:
-    graph = models[0].subgraphs[0]
-    assert graph.inputs is not None  # noqa: S101 # models of one input
-    entry = int(graph.inputs[0])
-    port = port_of(graph.tensors[entry])
-    raw = port.raw(inputs.reshape(len(inputs), *port.shape))
-    if number == entry:
-        return [raw, raw]
+def _raw(entry: Port, inputs: NDArray[np.float32]) -> NDArray[Any]:
+    return entry.raw(inputs.reshape(len(inputs), *entry.shape))
+
+
+def _run(form: str, models: Sequence[bytes], raw: NDArray[Any]) -> list[NDArray[Any]]:
+    """The one output of each model, (examples, …)."""
     with tempfile.TemporaryDirectory(prefix="edgepalette-") as folder:
         given = Path(folder, "inputs.npz")
         np.savez(given, x0=raw)
         files = []
         for place, model in enumerate(models):
-            path = Path(folder, f"{place}.tflite")
-            path.write_bytes(write_model(ending_at(model, number)))
+            path = Path(folder, f"{place}.{form}")
+            path.write_bytes(model)
             files.append([str(path), str(given)])
-        question = {"runtime": "tflite", "options": {}, "files": files, "outputs": 1}
-        answer = ask("pair_child", question, "tflite", files[0][0])
+        question = {"runtime": form, "options": {}, "files": files, "outputs": 1}
+        answer = ask("pair_child", question, form, files[0][0])
     return [answer[f"f{place}y0"] for place in range(len(models))]
+
+
+def giving(model: ModelProto, name: str) -> ModelProto:
+    """The .onnx whose one output is the value `name`; the runtime drops what that does not need."""
+    import onnx
+
+    cut = onnx.ModelProto()
+    cut.CopyFrom(model)
+    del cut.graph.output[:]
+    cut.graph.output.append(onnx.ValueInfoProto(name=name))
+    return cut
 
 
 def ending_at(model: Model, number: int) -> Model:

@@ -13,10 +13,10 @@ class Measurement:
     """What was found of one model on one target; None where the target cannot know.
 
     model: baseline, clustered (Keras), dense or palette (a file of one format).
-    origin: how the figures were obtained. value: of `metric`, on `samples` test examples.
+    origin: how the figures were obtained. value: of `metric`, on `samples` test examples; 0 = none was run.
     agreement: share of test examples on which it decides as the float model it was made from does.
     mismatched_bytes: output bytes that differ from the dense file's on the same target.
-    ram_bytes: arena. instructions, cycles_model: of one inference. 1 KB = 1000 B.
+    flash_bytes: the model's constants on the device. ram_bytes: arena, or SRAM. instructions, cycles_model: of one inference. 1 KB = 1000 B.
     """
 
     run: str
@@ -25,7 +25,7 @@ class Measurement:
     target: str
     origin: str
     metric: str
-    value: float
+    value: float | None
     agreement: float | None
     mismatched_bytes: int | None
     file_bytes: int

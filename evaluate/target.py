@@ -13,19 +13,22 @@ from numpy.typing import NDArray
 
 from ..errors import RecipeError
 from .child import Outcome, Request, run_file
+from .ethos_u import ACCELERATORS, PACKAGE, estimate
 from .measurement import Measurement
 from .metric import agreement, get_metric
 
 # TFLM's reference kernels take milliseconds where the host takes microseconds
 TFLM_SAMPLES = 200
+# the runtime of targets on which nothing is run
+VELA = "vela"
 
 
 @dataclass(frozen=True)
 class Target:
     """A place to run files of one format.
 
-    runtime: of runtimes.RUNTIMES. modules: any one of them must be installed. samples: test examples run; None = all.
-    measures_latency: whether times mean anything there.
+    runtime: of runtimes.RUNTIMES, or VELA. modules: any one of them must be installed. samples: test examples run; None
+    = all. measures_latency: whether times mean anything there. only_named: left out of "all that are installed".
     """
 
     name: str
@@ -37,12 +40,19 @@ class Target:
     origin: str
     description: str
     install: str
+    only_named: bool = False
 
     def missing(self) -> str | None:
         """What to install, or None if the target can be measured on."""
         if any(importlib.util.find_spec(module) for module in self.modules):
             return None
         return self.install
+
+
+def _processor(accelerator: str) -> str:
+    """`Arm Ethos-U55, 128 MACs a cycle` of `ethos-u55-128`."""
+    _, kind, macs = accelerator.split("-")
+    return f"Arm Ethos-{kind.upper()}, {macs} MACs a cycle"
 
 
 TARGETS = {
@@ -92,6 +102,21 @@ TARGETS = {
             "TensorFlow Lite Micro's interpreter on this host; the palette file runs in place",
             "pip install tflite-micro (Linux x86-64 only)",
         ),
+        *(
+            Target(
+                name,
+                "tflite",
+                VELA,
+                ("ethosu",),
+                0,
+                False,
+                "vendor's estimate (Arm's Vela), not run",
+                f"{_processor(name)}, Vela's estimate for the expanded file; when named",
+                f"pip install {PACKAGE}",
+                only_named=True,
+            )
+            for name in ACCELERATORS
+        ),
     )
 }
 
@@ -133,6 +158,11 @@ def measure(
     files: model name → path, the dense file first: the others' output bytes are compared with its.
     Raises TargetError if the runtime refuses or crashes.
     """
+    if target.runtime == VELA:
+        return [
+            _estimated(target, run, clusters, model, path, tests.metric)
+            for model, path in files.items()
+        ]
     samples = (
         len(tests.labels) if target.samples is None else min(target.samples, len(tests.labels))
     )
@@ -177,6 +207,33 @@ def measure(
             )
         )
     return rows
+
+
+def _estimated(
+    target: Target, run: str, clusters: int, model: str, path: Path, metric: str
+) -> Measurement:
+    """A row without quality: the NPU computes as TFLite's reference kernels do, says its vendor, but nothing was run."""
+    found = estimate(path, target.name)
+    return Measurement(
+        run=run,
+        model=model,
+        clusters=clusters,
+        target=target.name,
+        origin=target.origin,
+        metric=metric,
+        value=None,
+        agreement=None,
+        mismatched_bytes=None,
+        file_bytes=path.stat().st_size,
+        flash_bytes=found.flash_bytes,
+        ram_bytes=found.sram_bytes,
+        latency_ms_median=found.latency_ms,
+        latency_ms_p95=None,
+        instructions=None,
+        cycles_model=None,
+        samples=0,
+        notes=found.notes(),
+    )
 
 
 def _mismatched(outcome: Outcome, reference: Outcome) -> int | None:

@@ -1,8 +1,13 @@
-"""Cluster the weights of any .onnx: shared values among the numbers it holds, scales and all else as they are."""
+"""Cluster the weights of any .onnx: shared values among the numbers it holds, scales and all else as they are.
+
+With examples to observe, weights and biases make up for what is lost, as in `cluster_tflite`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +28,14 @@ from .onnx_palette import (
     opset_of,
     replace_entries,
 )
+from .products import MOST_INPUTS, Float, Products
+from .unfold_onnx import product_of
+
+# (N, …) real values by name, as two models give them on the same examples, some at a time
+ObserveOnnx = Callable[
+    [onnx.ModelProto, onnx.ModelProto, str],
+    Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]],
+]
 
 # where operators take their weights, among their inputs
 WEIGHT_INPUTS: dict[str, tuple[int, ...]] = {
@@ -51,59 +64,152 @@ CHANNELS = {"DequantizeLinear": 1, "QLinearConv": 0, "QLinearMatMul": -1}
 CONSTANT_IR = 4
 
 
-def cluster_onnx(data: bytes, clusters: int) -> tuple[onnx.ModelProto, tuple[ClusteredTensor, ...]]:
+def cluster_onnx(
+    data: bytes,
+    clusters: int,
+    observe: ObserveOnnx | None = None,
+    advance: Callable[[str], None] = lambda name: None,
+) -> tuple[onnx.ModelProto, tuple[ClusteredTensor, ...]]:
     """The model with at most `clusters` values in every constant weight, ready for palettes.
 
     By k-means on the weights' real values, so that channels of quantized ones count by the squares of their scales;
     values of int8 and uint8 weights are rounded to whole numbers. Depthwise weights get at least 16 clusters. A weight
     may be an initializer, or a Constant node, which becomes one. An opset too old for palettes is raised.
+    advance: called with each weight's name when it is done.
     Raises FormatError for a damaged file or one whose data lies in other files, ExportError for an opset that cannot be
     raised.
     """
+    work = _Clustering(constant_weights(data), clusters, observe)
+    for number, tensor, operator in work.weights():
+        work.cluster(number, tensor, operator)
+        advance(tensor.name)
+    return work.model, tuple(sorted(work.reports, key=lambda report: report.tensor))
+
+
+def constant_weights(data: bytes) -> onnx.ModelProto:
+    """A file's model with its weights as initializers, of an opset palettes can be written in. Raises as cluster_onnx."""
     model = read_onnx(data)
     _check_whole(model)
     check_onnx(data)
     model = _raised(model)
-    graph = model.graph
-    uses = _Uses(graph)
-    _hoist_weights(graph, uses)
-    given = {value.name for value in graph.input}
-    own = len(graph.initializer)
-    reports = []
-    for number, tensor in enumerate(_initializers(graph)):
-        operator = uses.operator(tensor.name)
-        if not is_matrix(tensor) or (operator is None and tensor.data_type not in TABLE_TYPES):
-            continue
-        reason = _obstacle(tensor, operator, tensor.name in given, number >= own)
-        reports.append(_clustered(number, tensor, operator, uses, clusters, reason))
-    return model, tuple(reports)
+    _hoist_weights(model.graph, _Uses(model.graph))
+    return model
 
 
-def _clustered(
-    number: int, tensor: Any, operator: Any, uses: _Uses, clusters: int, reason: str
-) -> ClusteredTensor:
-    """Cluster one tensor in place, unless there is a reason not to."""
-    shape = tuple(tensor.dims)
-    if tensor.data_type not in TABLE_TYPES:
-        return ClusteredTensor(number, tensor.name, shape, 0, 0, 0.0, reason)
-    values = tensor_values(tensor)
-    before = len(np.unique(values))
-    wanted = max(clusters, LEAST_DEPTHWISE_CLUSTERS) if _is_depthwise(operator, shape) else clusters
-    if not reason and not np.all(np.isfinite(values)):
-        reason = "it holds values that are no numbers"
-    if not reason and before <= wanted:
-        reason = "it has no more values than clusters"
-    if reason:
-        return ClusteredTensor(number, tensor.name, shape, before, before, 0.0, reason)
-    scales, zeros = uses.quantization(tensor.name, shape)
-    clustered = share_values(values, scales, wanted)
-    error = part_lost((values - zeros) * scales, (clustered - zeros) * scales)
-    # its name and what is said of it stay
-    tensor.ClearField("float_data")
-    tensor.ClearField("double_data")
-    tensor.ClearField("int32_data")
-    tensor.raw_data = clustered.astype(clustered.dtype.newbyteorder("<")).tobytes()
-    return ClusteredTensor(number, tensor.name, shape, before, len(np.unique(clustered)), error, "")
+class _Clustering:
+    """The model as it becomes, weight after weight; in the order of execution if examples are observed."""
+
+    def __init__(self, model: onnx.ModelProto, clusters: int, observe: ObserveOnnx | None) -> None:
+        self.model = model
+        self.original = onnx.ModelProto()
+        self.original.CopyFrom(model)
+        self.clusters = clusters
+        self.observe = observe
+        self.uses = _Uses(model.graph)
+        self.given = {value.name for value in model.graph.input}
+        self.reports: list[ClusteredTensor] = []
+
+    def weights(self) -> list[tuple[int, Any, Any]]:
+        """(number among all initializers, tensor, operator that takes it as its weights or None)."""
+        places = {node.output[0]: place for place, node in enumerate(self.model.graph.node)}
+        found = []
+        for number, tensor in enumerate(_initializers(self.model.graph)):
+            operator = self.uses.operator(tensor.name)
+            if is_matrix(tensor) and (operator is not None or tensor.data_type in TABLE_TYPES):
+                found.append((number, tensor, operator))
+        if self.observe is not None:
+            found.sort(key=lambda entry: places.get(entry[2].output[0], -1) if entry[2] else -1)
+        return found
+
+    def cluster(self, number: int, tensor: Any, operator: Any) -> None:
+        """Cluster one tensor in place, unless there is a reason not to."""
+        shape = tuple(tensor.dims)
+        inside = number >= len(self.model.graph.initializer)
+        reason = _obstacle(tensor, operator, tensor.name in self.given, inside)
+        if tensor.data_type not in TABLE_TYPES:
+            self._report(ClusteredTensor(number, tensor.name, shape, 0, 0, 0.0, reason))
+            return
+        values = tensor_values(tensor)
+        before = len(np.unique(values))
+        depthwise = _is_depthwise(operator, shape)
+        wanted = max(self.clusters, LEAST_DEPTHWISE_CLUSTERS) if depthwise else self.clusters
+        if not reason and not np.all(np.isfinite(values)):
+            reason = "it holds values that are no numbers"
+        if not reason and before <= wanted:
+            reason = "it has no more values than clusters"
+        if reason:
+            self._report(ClusteredTensor(number, tensor.name, shape, before, before, 0.0, reason))
+            return
+        scales, zeros = self.uses.quantization(tensor.name, shape)
+        made = self._compensated(tensor.name, values, scales, zeros, wanted) if self.observe else ""
+        nearest = made if isinstance(made, str) else ""
+        clustered = share_values(values, scales, wanted) if isinstance(made, str) else made
+        error = part_lost((values - zeros) * scales, (clustered - zeros) * scales)
+        _fill(tensor, clustered)
+        after = len(np.unique(clustered))
+        self._report(ClusteredTensor(number, tensor.name, shape, before, after, error, "", nearest))
+
+    def _report(self, report: ClusteredTensor) -> None:
+        self.reports.append(report)
+
+    def _compensated(
+        self, name: str, values: NDArray[Any], scales: Float, zeros: Float, clusters: int
+    ) -> NDArray[Any] | str:
+        """The clustered weight, its operator's bias corrected; or why its inputs are not known."""
+        assert self.observe is not None  # noqa: S101 # asked for with examples only
+        node = self.uses.only_operator(name)
+        if isinstance(node, str):
+            return node
+        how = product_of(node, values.shape)
+        if isinstance(how, str):
+            return how
+        counted = how.grouped(scales)
+        if np.any(zeros != zeros.flat[0]) or np.any(counted != counted[:, :1]):
+            return "its scales or zero points change within an output"
+        zero = float(zeros.flat[0])
+        weight = how.grouped(values.astype(np.float64) - zero)
+        if weight.shape[1] > MOST_INPUTS:
+            return f"{weight.shape[1]} inputs an output are more than {MOST_INPUTS}"
+        pairs = self.observe(self.model, self.original, how.data)
+        arranged = ((how.inputs(now), how.inputs(then)) for now, then in pairs)
+        products = Products.of(how.unfolding, arranged)
+        if products is None:
+            return "no example reaches it"
+        bias = self.uses.own_bias(how.bias, weight.shape[0] * weight.shape[2])
+        allowed = partial(_whole, values.dtype, zero) if values.dtype.kind in "iu" else np.asarray
+        importance = np.square(counted[:, 0])
+        made = products.clustered(weight, importance, clusters, bias is not None, allowed)
+        if bias is not None:
+            bias.add(products.lost(weight * counted, made * counted))
+        return np.asarray(how.ungrouped(made, values.shape) + zero).astype(values.dtype)
+
+
+@dataclass(frozen=True)
+class _Bias:
+    """A bias of a tensor's own: scale 1 if its numbers are real."""
+
+    tensor: Any
+    scale: Float
+
+    def add(self, lost: Float) -> None:
+        values = tensor_values(self.tensor)
+        steps = values + (lost / self.scale).reshape(values.shape)
+        if values.dtype.kind == "i":
+            limits = np.iinfo(values.dtype)
+            steps = np.clip(np.rint(steps), limits.min, limits.max)
+        _fill(self.tensor, steps.astype(values.dtype))
+
+
+def _whole(dtype: Any, zero: float, centroids: Float) -> Float:
+    limits = np.iinfo(dtype)
+    return np.clip(np.rint(centroids), limits.min - zero, limits.max - zero)
+
+
+def _fill(tensor: Any, values: NDArray[Any]) -> None:
+    """New values; its name and what is said of it stay."""
+    for field in ("float_data", "double_data", "int32_data"):
+        tensor.ClearField(field)
+    tensor.raw_data = values.astype(values.dtype.newbyteorder("<")).tobytes()
 
 
 def _obstacle(tensor: Any, operator: Any, given: bool, inside: bool) -> str:
@@ -134,6 +240,9 @@ class _Uses:
         for node in _nodes(graph):
             for place, name in enumerate(node.input):
                 self.readers.setdefault(name, []).append((node, place))
+        given = {value.name for value in graph.input}
+        self.initializers = {t.name: t for t in graph.initializer if t.name not in given}
+        self.makers = {output: node for node in graph.node for output in node.output}
         self.constants = {tensor.name: tensor for tensor in _initializers(graph)}
         for node in _nodes(graph):
             tensor = _constant(node)
@@ -154,6 +263,35 @@ class _Uses:
                     seen.update(fresh)
                     waiting += fresh
         return None
+
+    def only_operator(self, name: str) -> Any:
+        """The one node that takes a weight, as it is or dequantized; or why there is no such node."""
+        readers = self.readers.get(name, [])
+        if len(readers) == 1 and readers[0][0].op_type == "DequantizeLinear":
+            readers = self.readers.get(readers[0][0].output[0], [])
+        if len(readers) != 1:
+            return "several operators read it"
+        node, place = readers[0]
+        if node.domain not in STANDARD or place != 1:
+            return "the inputs of its products are not at hand"
+        return node
+
+    def own_bias(self, name: str, outputs: int) -> _Bias | None:
+        """A bias no other node reads, a constant of real numbers or a dequantized one of whole numbers."""
+        if len(self.readers.get(name, [])) != 1:
+            return None
+        scale, maker = np.ones(()), self.makers.get(name)
+        if maker is not None and maker.op_type == "DequantizeLinear":
+            name = maker.input[0]
+            factor = self.constants.get(maker.input[1])
+            if factor is None or len(self.readers[name]) != 1:
+                return None
+            scale = tensor_values(factor).astype(np.float64)
+        tensor = self.initializers.get(name)
+        if tensor is None or tensor.data_type not in (TensorProto.FLOAT, TensorProto.INT32):
+            return None
+        fits = np.prod(tensor.dims) == outputs and scale.size in (1, outputs)
+        return _Bias(tensor, scale.reshape(-1)) if fits and np.all(scale > 0) else None
 
     def quantization(
         self, name: str, shape: tuple[int, ...]

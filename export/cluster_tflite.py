@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cluster.compensation import LinearMap, compensate, following
 from ..cluster.kmeans import kmeans
 from ..cluster.nearest import nearest_reference
 from ..cluster.plan import LEAST_DEPTHWISE_CLUSTERS
@@ -130,13 +129,11 @@ class _Clustering:
         if products is None:
             return "no example reaches it"
         bias = self._own_bias(op, data, weight.shape[0] * weight.shape[2])
-        moments = products if bias is None else products.centered()
-        counted = _channel_scales(graph.tensors[number], weight.shape)
-        linear = following(LinearMap(weight, moments.gram, np.square(counted)), moments.cross)
-        whole = values.dtype.kind in "iu"
-        _, made = compensate(linear, clusters, allowed=_whole if whole else np.asarray)
+        importance = np.square(_channel_scales(graph.tensors[number], weight.shape))
+        allowed = whole_numbers if values.dtype.kind in "iu" else np.asarray
+        made = products.clustered(weight, importance, clusters, bias is not None, allowed)
         if bias is not None:
-            self._shift(op, bias, products, weight, made)
+            self._shift(op, bias, products.lost(weight, made))
         return ungrouped(made, values.shape, depthwise).astype(values.dtype)
 
     def _own_bias(self, op: Operator, data: int, outputs: int) -> int | None:
@@ -149,21 +146,20 @@ class _Clustering:
         read = [n for other in graph.operators if other.inputs is not None for n in other.inputs]
         return number if read.count(number) == 1 else None
 
-    def _shift(
-        self, op: Operator, number: int, products: Products, before: Float, after: Float
-    ) -> None:
-        """Add what the mean output lost to the bias."""
+    def _shift(self, op: Operator, number: int, lost: Float) -> None:
+        """Add what the mean outputs lost to the bias."""
         tensor = self.original.subgraphs[0].tensors[number]
         bias = constant(self.original, tensor)
         assert bias is not None and op.inputs is not None  # noqa: S101, PT018 # it is the operator's own
-        lost = np.einsum("gi,gio->go", products.then, before)
-        lost -= np.einsum("gi,gio->go", products.now, after)
         if bias.dtype.kind == "f":
-            self._write(number, (bias + lost.reshape(-1)).astype(bias.dtype))
+            self._write(number, (bias.astype(np.float64) + lost).astype(bias.dtype))
             return
         data = self.original.subgraphs[0].tensors[int(op.inputs[DATA_INPUT[self._code(op)]])]
-        steps = np.rint(lost.reshape(-1) / _scale(data))
-        self._write(number, np.clip(bias + steps, -INT32_MAX, INT32_MAX).astype(bias.dtype))
+        steps = np.rint(lost / _scale(data))
+        self._write(
+            number,
+            np.clip(bias.astype(np.float64) + steps, -INT32_MAX, INT32_MAX).astype(bias.dtype),
+        )
 
     def _write(self, number: int, values: NDArray[Any]) -> None:
         """New data for a tensor, in a buffer of its own: others may share the old one."""
@@ -179,7 +175,8 @@ class _Clustering:
         return self.original.operator_codes[op.opcode_index].code
 
 
-def _whole(centroids: Float) -> Float:
+def whole_numbers(centroids: Float) -> Float:
+    """What centroids of symmetric int8 weights may be."""
     return np.clip(np.rint(centroids), -INT8_MAX, INT8_MAX)
 
 

@@ -15,6 +15,8 @@ from .onnx_palette import STEP_NAME, captured_names, replace_entries
 
 # a byte holds at most 8 codes, and each passes a dozen steps of up to 4 bytes
 MAX_EXPANSION = 512
+# of one step: 8 codes of a byte as values of 8 bytes
+MAX_OUTPUT = 64
 # what unpacks codes and looks their values up
 UNPACKING = frozenset({"Add", "BitShift", "Cast", "Gather", "Mod", "Mul", "Reshape", "Slice"})
 
@@ -61,6 +63,7 @@ class Constants:
         for value in graph.input:
             self.initializers.pop(value.name, None)
         self.budget = budget
+        self.largest = budget // MAX_EXPANSION * MAX_OUTPUT
         self.computed: dict[str, NDArray[Any]] = {}
         self.whole: set[str] = set()
         self.used: set[str] = set()
@@ -68,6 +71,9 @@ class Constants:
     def take(self, node: Any) -> bool:
         """Compute a node's output if it is a step of a palette."""
         if node.domain or node.op_type not in UNPACKING or len(node.output) != 1:
+            return False
+        # no palette holds strings, whose size none can foretell
+        if node.op_type == "Cast" and _attribute(node, "to") == TensorProto.STRING:
             return False
         names = [name for name in node.input if name]
         if not all(name in self.computed or name in self.initializers for name in names):
@@ -77,7 +83,7 @@ class Constants:
         if not any(name in self.computed or self._is_packed(name) for name in names):
             return False
         inputs = {name: self._value(name) for name in names}
-        self._spend(node.op_type, [inputs[name] for name in names])
+        self._spend(node, [inputs[name] for name in names])
         try:
             (output,) = ReferenceEvaluator(node).run(None, inputs)
         except Exception as error:  # whatever numpy says of shapes and indices that do not fit
@@ -98,10 +104,17 @@ class Constants:
             return self.computed[name]
         return tensor_values(self.initializers[name])
 
-    def _spend(self, operator: str, inputs: list[NDArray[Any]]) -> None:
+    def _spend(self, node: Any, inputs: list[NDArray[Any]]) -> None:
         """Count the output's bytes before they are made."""
+        operator, axis = node.op_type, _attribute(node, "axis")
         if operator == "Gather":
-            rows = inputs[0].size // max(1, inputs[0].shape[0] if inputs[0].ndim else 1)
+            if len(inputs) != 2 or not -inputs[0].ndim <= axis < inputs[0].ndim:
+                shapes = " and ".join(str(part.shape) for part in inputs)
+                raise FormatError(
+                    f"a Gather must have two inputs and an axis of the first, got axis {axis} of {shapes}; "
+                    "the file is damaged"
+                )
+            rows = inputs[0].size // max(1, inputs[0].shape[axis])
             size = inputs[1].size * rows * inputs[0].itemsize
         elif operator in ("Reshape", "Slice"):
             size = inputs[0].nbytes
@@ -117,7 +130,13 @@ class Constants:
                 8 if operator == "Cast" else part.itemsize for part in inputs
             )
         self.budget -= size
-        if self.budget < 0:
+        if self.budget < 0 or size > self.largest:
             raise FormatError(
-                f"the file must unpack within {MAX_EXPANSION} times its size, got more; it is damaged"
+                f"the file must unpack within {MAX_EXPANSION} times its size, each step within {MAX_OUTPUT} times, "
+                "got more; it is damaged"
             )
+
+
+def _attribute(node: Any, name: str) -> int:
+    """A whole number among a node's attributes, 0 if it is not there."""
+    return next((int(entry.i) for entry in node.attribute if entry.name == name), 0)

@@ -346,7 +346,10 @@ class _Reader:
 
     def _opaque(self, position: int, vectors: dict[int, int]) -> OpaqueTable:
         _, inline, offsets = self._vtable(position)
-        self._spend(max(inline, 4))
+        # the writer shares equal ones: many operators may have these options
+        if ("opaque", position) not in self.seen:
+            self.seen["opaque", position] = True
+            self._spend(max(inline, 4))
         self._name(max(inline, 4))
         ends = sorted({*(offset for offset in offsets if offset), inline})
         fields, found = [], []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cluster.compensation import LinearMap, compensate, following
 from .unfold import Unfolding
 
 Float = NDArray[np.float64]
@@ -55,3 +56,24 @@ class Products:
             np.zeros_like(self.now),
             np.zeros_like(self.then),
         )
+
+    def clustered(
+        self,
+        weight: Float,
+        importance: Float,
+        clusters: int,
+        has_bias: bool,
+        allowed: Callable[[Float], Float],
+    ) -> Float:
+        """The weight (groups, inputs, outputs) of at most `clusters` allowed values whose outputs are nearest to those it gave.
+
+        importance: (groups, outputs), what an output's squared error counts. has_bias: whether means need not be kept.
+        """
+        moments = self.centered() if has_bias else self
+        linear = following(LinearMap(weight, moments.gram, importance), moments.cross)
+        return compensate(linear, clusters, allowed=allowed)[1]
+
+    def lost(self, before: Float, after: Float) -> Float:
+        """(groups · outputs,) what the mean outputs of `after` lack: what a bias makes up for."""
+        means = np.einsum("gi,gio->go", self.then, before)
+        return np.asarray(means - np.einsum("gi,gio->go", self.now, after)).reshape(-1)

@@ -24,6 +24,7 @@ _WEIGHTS_FORMAT = 1
 SAME = 0
 # elements of the patches made at a time
 UNFOLDED = 1 << 23
+NO_PADDING = ((0, 0), (0, 0))
 # how far a kernel may reach beyond its inputs: a damaged file's would take all memory
 FARTHEST = 256
 
@@ -32,7 +33,8 @@ FARTHEST = 256
 class Unfolding:
     """How a kernel of (height, width) is laid on inputs (N, height, width, channels).
 
-    channels: of the inputs. strides, dilations: (vertical, horizontal). groups: independent products, the channels of
+    channels: of the inputs. strides, dilations: (vertical, horizontal). padding: zeros before and after the inputs,
+    vertically and horizontally; None: as many as give an output for every stride, the odd one after. groups: independent products, the channels of
     a depthwise kernel. rows: inputs are rows of channels, whatever their shape, as fully connected operators take them.
     """
 
@@ -40,7 +42,7 @@ class Unfolding:
     channels: int
     strides: tuple[int, int] = (1, 1)
     dilations: tuple[int, int] = (1, 1)
-    same: bool = False
+    padding: tuple[tuple[int, int], tuple[int, int]] | None = NO_PADDING
     groups: int = 1
     rows: bool = False
 
@@ -72,8 +74,10 @@ class Unfolding:
     def _places(self, size: int, axis: int) -> _Places:
         stride, dilation = self.strides[axis], self.dilations[axis]
         reach = (self.kernel[axis] - 1) * dilation + 1
-        if not self.same:
-            return _Places((0, 0), max(0, (size - reach) // stride + 1), stride, dilation)
+        if self.padding is not None:
+            padding = self.padding[axis]
+            count = max(0, (size + sum(padding) - reach) // stride + 1)
+            return _Places(padding, count, stride, dilation)
         count = -(-size // stride)
         missing = max(0, (count - 1) * stride + reach - size)
         return _Places((missing // 2, missing - missing // 2), count, stride, dilation)
@@ -120,9 +124,8 @@ def unfolding(model: Model, op: Operator, data: Tensor, weights: Tensor) -> Unfo
         return "its kernel reaches far beyond its inputs"
     groups = channels if depthwise else 1
     kernel = (weights.dims[1], weights.dims[2])
-    return Unfolding(
-        kernel, channels, (down, across), (high, wide), option(op, _PADDING, SAME) == SAME, groups
-    )
+    padding = None if option(op, _PADDING, SAME) == SAME else NO_PADDING
+    return Unfolding(kernel, channels, (down, across), (high, wide), padding, groups)
 
 
 def option(op: Operator, slot: int, default: int) -> int:

@@ -132,7 +132,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--out", help="Run directory. [runs/MODEL-DATA]"),
         click.option("--formats", callback=_names, metavar="F[,F]", help="tflite, onnx, onnx-int8. [tflite,onnx]"),
         click.option("--tables", help="Value tables in .tflite: shared or per-channel. [shared]"),
-        click.option("--targets", callback=_names, metavar="T[,T…]", help="See `edgepalette targets`. [all installed]"),
+        click.option("--targets", callback=_names, metavar="T[,T…]", help="See `edgepalette targets`. [all installed but ethos-u]"),
         click.option("--threads", type=int, help="Threads of host targets. [1]"),
         click.option("--force", is_flag=True, help="Repeat everything."),
         click.option("--json", "as_json", is_flag=True, help="Rows as JSON on standard output."),

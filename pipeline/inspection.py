@@ -30,7 +30,7 @@ def inspect_file(path: Path) -> dict[str, Any]:
 
     Raises FormatError for anything else, ModelError for a Keras file that cannot be loaded.
     """
-    from .models import is_saved_model
+    from .keras2 import is_saved_model
 
     readers: dict[str, Callable[[Path], tuple[Rows, tuple[Share, ...]]]] = {
         ".tflite": _tflite,
@@ -180,7 +180,7 @@ def _keras(path: Path) -> tuple[Rows, tuple[Share, ...]]:
 
 
 def _saved_model(path: Path) -> tuple[Rows, tuple[Share, ...]]:
-    from .models import saved_variables
+    from .keras2 import saved_variables
 
     return _shared_rows(saved_variables(path)), ()
 

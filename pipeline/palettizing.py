@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..cluster.plan import check_clusters
 from ..errors import DataError, FormatError, RecipeError
-from ..evaluate.activations import activation_pairs
+from ..evaluate.activations import activation_pairs, onnx_activation_pairs
 from ..evaluate.child import Request, run_file
 from ..evaluate.metric import decisions
 from ..evaluate.signature import format_of, signature
@@ -87,11 +87,13 @@ def palettize_file(
     check_clusters(clusters)
     original = path.read_bytes()
     examples = None if given is None else _examples(path, given)
-    calibration = None if examples is None or form == "onnx" else examples.calibration
+    calibration = (
+        None if examples is None or not len(examples.calibration) else examples.calibration
+    )
     if form == "tflite":
         palette, dense, rows = _tflite(original, clusters, tables, calibration, progress)
     else:
-        palette, dense, rows = _onnx(path, original, clusters, tables)
+        palette, dense, rows = _onnx(path, original, clusters, tables, calibration, progress)
     inputs = None if examples is None else examples.comparison
     proof = prove_palette(palette, dense, form, inputs)
     agreement = None if inputs is None else _agreement(form, original, palette, inputs)
@@ -111,9 +113,7 @@ def _tflite(
 ) -> tuple[bytes, bytes, list[dict[str, Any]]]:
     """Palette file, dense file, a row per weight."""
     read = read_model(original)
-    observe = None
-    if calibration is not None and len(calibration):
-        observe = partial(activation_pairs, inputs=calibration)
+    observe = None if calibration is None else partial(activation_pairs, inputs=calibration)
     with progress.bar("weights", len(weights_read(read))) as bar:
         model, clustered = cluster_tflite(read, clusters, observe, bar.advance)
     dense = lean(model)
@@ -124,15 +124,26 @@ def _tflite(
 
 
 def _onnx(
-    path: Path, original: bytes, clusters: int, tables: Tables
+    path: Path,
+    original: bytes,
+    clusters: int,
+    tables: Tables,
+    calibration: NDArray[np.float32] | None,
+    progress: Progress,
 ) -> tuple[bytes, bytes, list[dict[str, Any]]]:
     """Palette file, dense file, a row per weight."""
-    from ..export.cluster_onnx import cluster_onnx
-    from ..export.onnx_palette import palettize_onnx
+    from ..export.cluster_onnx import cluster_onnx, constant_weights
+    from ..export.onnx_palette import is_matrix, palettize_onnx
 
     if tables is not Tables.SHARED:
         raise RecipeError("--tables per-channel is for .tflite files, got an .onnx; leave it out")
-    model, clustered = cluster_onnx(original, clusters)
+    observe = None
+    if calibration is not None:
+        (entry,) = signature(path).inputs
+        observe = partial(onnx_activation_pairs, inputs=calibration, entry=entry)
+    total = sum(map(is_matrix, constant_weights(original).graph.initializer))
+    with progress.bar("weights", total) as bar:
+        model, clustered = cluster_onnx(original, clusters, observe, bar.advance)
     if not clustered:
         raise FormatError(
             f"palettize needs a file with constant weights, got {path}, which has none; a palette file is made plain by "

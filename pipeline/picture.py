@@ -18,7 +18,7 @@ def size_quality_svg(rows: Sequence[Measurement]) -> str:
     mpl.use("svg")
     import matplotlib.pyplot as plt
 
-    points = [row for row in rows if row.model in COLORS]
+    points = [row for row in rows if row.model in COLORS and row.value is not None]
     # ids and dates in the file would differ from run to run
     with mpl.rc_context({"svg.hashsalt": "edgepalette", "font.size": 10, "svg.fonttype": "none"}):
         figure, axes = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
@@ -30,7 +30,7 @@ def size_quality_svg(rows: Sequence[Measurement]) -> str:
                        color, MARKERS[number % len(MARKERS)],
                        f"{run + ', ' if several else ''}{target}, {model}")  # fmt: skip
         for row in rows:
-            if row.model == "baseline":
+            if row.model == "baseline" and row.value is not None:
                 axes.axhline(row.value, color="#2563eb", linestyle="--", linewidth=1,
                              label=f"{row.run + ', ' if several else ''}float baseline")  # fmt: skip
         axes.set_xlabel("file size, KB (1 KB = 1000 B)")

@@ -23,6 +23,7 @@ PACKAGES = (
     "tflite-runtime",
     "ai-edge-litert",
     "tflite-micro",
+    "ethos-u-vela",
     "scikit-learn",
 )
 

@@ -100,7 +100,7 @@ class ExportSection(_Section):
 
 
 class EvaluateSection(_Section):
-    """`targets`: None = all that are installed. metric: None = accuracy, or mae for regression."""
+    """`targets`: None = all that are installed, but for estimates. metric: None = accuracy, or mae for regression."""
 
     targets: tuple[str, ...] | None = None
     metric: str | None = None

@@ -15,7 +15,7 @@ from .files import write_json, write_text
 from .picture import size_quality_svg
 from .provenance import provenance
 from .session import Session
-from .table import COLUMNS, NUMBERS, cells
+from .table import NUMBERS, cells, columns_of, origins
 
 
 def run_report(session: Session) -> None:
@@ -51,12 +51,13 @@ def render(**context: Any) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     rows = context["rows"]
+    columns = columns_of(rows)
     return environment.from_string(text).render(
         **context,
-        columns=COLUMNS,
+        columns=columns,
         numbers=NUMBERS,
-        table=[cells(row) for row in rows],
-        origins=list(dict.fromkeys((row.target, row.origin, row.notes) for row in rows)),
+        table=[cells(row, columns) for row in rows],
+        origins=origins(rows),
         picture=size_quality_svg(rows),
         strip=strip,
         bytes_svg=bytes_svg,

@@ -85,11 +85,15 @@ class Session:
 
 
 def targets_of(recipe: Recipe) -> list[Target]:
-    """The targets asked for, else all installed ones the formats serve."""
+    """The targets asked for, else all installed ones the formats serve, but for estimates."""
     formats = recipe.export.formats
     names = recipe.evaluate.targets
     if names is None:
-        return [t for t in TARGETS.values() if t.format in formats and t.missing() is None]
+        return [
+            target
+            for target in TARGETS.values()
+            if target.format in formats and not target.only_named and target.missing() is None
+        ]
     targets = [get_target(name) for name in dict.fromkeys(names)]
     for target in targets:
         missing = target.missing()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.table import Table
 
 from ..evaluate.measurement import Measurement
 
+FLASH = "flash KB"
 COLUMNS = (
     "model",
     "K",
@@ -17,6 +19,7 @@ COLUMNS = (
     "value",
     "agree",
     "file KB",
+    FLASH,
     "RAM KB",
     "ms",
     "p95",
@@ -25,34 +28,62 @@ COLUMNS = (
 NUMBERS = frozenset(COLUMNS) - {"model", "target", "metric"}
 
 
-def cells(row: Measurement) -> tuple[str, ...]:
+def columns_of(rows: Sequence[Measurement]) -> tuple[str, ...]:
+    """The columns of a table of these rows; flash only where a target knows it."""
+    knows_flash = any(row.flash_bytes is not None for row in rows)
+    return tuple(name for name in COLUMNS if name != FLASH or knows_flash)
+
+
+def cells(row: Measurement, columns: Sequence[str]) -> tuple[str, ...]:
     """One row as text, a dash for what the target cannot know."""
-    return (
-        row.model,
-        _number(row.clusters, "d"),
-        row.target,
-        row.metric,
-        _number(row.value, ".4f"),
-        _number(row.agreement, ".4f"),
-        _number(row.file_bytes / 1e3, ".1f"),
-        _number(None if row.ram_bytes is None else row.ram_bytes / 1e3, ".1f"),
-        _number(row.latency_ms_median, ".3f"),
-        _number(row.latency_ms_p95, ".3f"),
-        str(row.samples),
-    )
+    texts = {
+        "model": row.model,
+        "K": _number(row.clusters, "d"),
+        "target": row.target,
+        "metric": row.metric,
+        "value": _number(row.value, ".4f"),
+        "agree": _number(row.agreement, ".4f"),
+        "file KB": _number(row.file_bytes / 1e3, ".1f"),
+        FLASH: _number(None if row.flash_bytes is None else row.flash_bytes / 1e3, ".1f"),
+        "RAM KB": _number(None if row.ram_bytes is None else row.ram_bytes / 1e3, ".1f"),
+        "ms": _number(row.latency_ms_median, ".3f"),
+        "p95": _number(row.latency_ms_p95, ".3f"),
+        "n": _number(row.samples or None, "d"),
+    }
+    return tuple(texts[name] for name in columns)
+
+
+def origins(rows: Sequence[Measurement]) -> list[str]:
+    """Where the figures come from: a line per target, or per group of its rows where their notes differ."""
+    several = len({row.run for row in rows}) > 1
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        named = [row.run] if several else []
+        named += [row.model] if row.clusters is None else [row.model, str(row.clusters)]
+        groups.setdefault((row.target, row.origin, row.notes), []).append(" ".join(named))
+    often = Counter(target for target, _, _ in groups)
+    return [
+        f"{target}{_among(named) if often[target] > 1 else ''}: {origin}; {notes}"
+        for (target, origin, notes), named in groups.items()
+    ]
 
 
 def print_measurements(rows: Sequence[Measurement], console: Console) -> None:
     """The table, and below it the origin of every figure."""
     several = len({row.run for row in rows}) > 1
+    columns = columns_of(rows)
     table = Table(header_style="bold")
-    for name in (*(["run"] if several else []), *COLUMNS):
+    for name in (*(["run"] if several else []), *columns):
         table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*([row.run] if several else []), *cells(row))
+        table.add_row(*([row.run] if several else []), *cells(row, columns))
     console.print(table)
-    for target, origin, notes in dict.fromkeys((r.target, r.origin, r.notes) for r in rows):
-        console.print(f"{target}: {origin}; {notes}", style="dim", highlight=False, soft_wrap=True)
+    for line in origins(rows):
+        console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
+
+
+def _among(named: Sequence[str]) -> str:
+    return f" ({', '.join(named)})"
 
 
 def _number(value: float | None, form: str) -> str:

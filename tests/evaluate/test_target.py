@@ -16,7 +16,7 @@ RUNS = 5
 
 @pytest.fixture(scope="module")
 def rows(exported: Any) -> dict[str, list[Measurement]]:
-    """Dense and palette file on every target."""
+    """Dense and palette file on every target that runs them."""
     tests = TestSet(
         exported.inputs, exported.labels, exported.float_outputs, classifies=True, metric="accuracy"
     )
@@ -30,6 +30,7 @@ def rows(exported: Any) -> dict[str, list[Measurement]]:
             Effort(1, RUNS),
         )
         for name, target in TARGETS.items()
+        if target.runtime != targets.VELA
     }
 
 
@@ -101,7 +102,7 @@ def test_tflm_runs_a_stated_sample_of_a_large_test_set(
 
 
 def test_an_unknown_target_names_the_ones_there_are() -> None:
-    with pytest.raises(RecipeError, match="host-tflite, host-onnx, host-onnx-int8, tflm, got 'pi'"):
+    with pytest.raises(RecipeError, match=r"host-tflite, .*, tflm, ethos-u55-32, .* got 'pi'"):
         get_target("pi")
 
 

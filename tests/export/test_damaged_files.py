@@ -26,6 +26,7 @@ from edgepalette.export.cluster_tflite import cluster_tflite
 from edgepalette.export.expand_onnx import expand_onnx
 from edgepalette.export.lean import lean
 from edgepalette.export.loader import DECODE_NAME, LutRecord, expand, runnable
+from edgepalette.export.onnx_bytes import onnx_palettes
 from edgepalette.export.onnx_file import read_onnx, tensor_values
 from edgepalette.export.palette_tflite import MOST_TRIALS, Tables, palettize
 from edgepalette.export.tflite import TfliteFiles
@@ -64,6 +65,20 @@ def read_anyhow(data: bytes) -> None:
     for reader in READERS.values():
         with contextlib.suppress(FormatError):
             reader(data)
+
+
+def onnx_palettes_of(data: bytes) -> object:
+    return onnx_palettes(read_onnx(data), len(data))
+
+
+def onnx_file(nodes: list[onnx.NodeProto], *constants: onnx.TensorProto) -> bytes:
+    """A model without inputs whose output is y."""
+    kind = onnx.TensorProto.STRING if nodes[0].op_type == "Cast" else onnx.TensorProto.UINT8
+    made = onnx.helper.make_tensor_value_info("y", kind, ["n"] * (1 if len(constants) == 1 else 2))
+    graph = onnx.helper.make_graph(nodes, "graph", [], [made], constants)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 15)])
+    model.ir_version = 8
+    return bytes(model.SerializeToString())
 
 
 Files = Callable[[str], bytes]
@@ -161,6 +176,11 @@ def expand_file(path: Path) -> None:
     expand_onnx(path.read_bytes())
 
 
+def read_constants(path: Path) -> None:
+    for tensor in read_onnx(path.read_bytes()).graph.initializer:
+        tensor_values(tensor)
+
+
 def cluster_onnx_file(path: Path) -> None:
     cluster_onnx(path.read_bytes(), 3)
 
@@ -181,7 +201,8 @@ def cluster_onnx_file(path: Path) -> None:
         ("segment.onnx", cluster_onnx_file, "cannot be read"),
         ("elsewhere.onnx", inspect_file, "must hold its weights itself"),
         ("shape.onnx", inspect_file, "cannot be read"),
-        ("no-type.onnx", inspect_file, "cannot be read"),
+        ("one-input.onnx", inspect_file, "a Gather must have two inputs"),
+        ("no-type.onnx", read_constants, "cannot be read"),
     ],
 )
 def test_what_was_found_is_refused(
@@ -340,6 +361,31 @@ def test_many_small_weights_are_not_tried_one_by_one(monkeypatch: pytest.MonkeyP
     made = palettize(lean(model), Tables.SHARED)
     assert len(written) <= MOST_TRIALS + 5
     assert len(made.data) <= len(write_model(lean(model)))
+
+
+@pytest.mark.parametrize("reader", [expand_onnx, onnx_palettes_of])
+def test_a_gather_along_another_axis_is_counted_before_it_is_made(
+    reader: Callable[[bytes], object],
+) -> None:
+    """36 KB that would be 16 MB: every entry of a long axis, looked up 4,000 times."""
+    table = onnx.numpy_helper.from_array(np.zeros((4000, 1), np.uint8), "table")
+    codes = onnx.numpy_helper.from_array(np.zeros(4000, np.int64), "codes")
+    data = onnx_file(
+        [onnx.helper.make_node("Gather", ["table", "codes"], ["y"], axis=1)], table, codes
+    )
+    with pytest.raises(FormatError, match="512 times its size"):
+        reader(data)
+    few = onnx.numpy_helper.from_array(np.zeros(40, np.int64), "codes")
+    reader(
+        onnx_file([onnx.helper.make_node("Gather", ["table", "codes"], ["y"], axis=1)], table, few)
+    )
+
+
+def test_numbers_are_not_made_strings() -> None:
+    table = onnx.numpy_helper.from_array(np.zeros(4000, np.uint8), "table")
+    node = onnx.helper.make_node("Cast", ["table"], ["y"], to=onnx.TensorProto.STRING)
+    data = onnx_file([node], table)
+    assert expand_onnx(data) == data
 
 
 @pytest.mark.slow

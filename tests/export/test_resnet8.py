@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edgepalette import ClusterPlan, cluster_weights
 from edgepalette.evaluate.child import Request, run_file
+from edgepalette.evaluate.ethos_u import estimate
 from edgepalette.export.clustered import clustered_weights
 from edgepalette.export.loader import expand, runnable
 from edgepalette.export.model_gains import model_gains
@@ -28,6 +29,7 @@ INT8 = 9
 MOST_BYTES = 50_000
 MOST_ONNX = 0.20
 LEAST_IN_USE = 0.9
+MOST_ENCODED = 39_500
 
 pytestmark = pytest.mark.slow
 
@@ -134,6 +136,23 @@ def test_the_expanded_file_gives_the_dense_files_bits(
         for file in (files.palette, files.dense)
     ]
     assert np.array_equal(*found)
+
+
+def test_the_npu_reads_half_the_bytes_with_a_palette_and_more_of_the_stock_converters_file(
+    files: TfliteFiles, tmp_path: Path, shared: Path
+) -> None:
+    unclustered = (shared / "models" / "mlperf_tiny_ic_int8.tflite").read_bytes()
+    encoded = []
+    for file in (files.palette, files.stock, unclustered):
+        path = tmp_path / "model.tflite"
+        path.write_bytes(file)
+        found = estimate(path, "ethos-u55-128")
+        assert found.cpu_operators == ()
+        encoded.append(found.encoded_weights or 0)
+    palette, stock, dense = encoded
+    assert 0 < palette <= MOST_ENCODED
+    assert palette < 0.85 * stock
+    assert palette < 0.55 * dense
 
 
 def test_the_palette_onnx_is_a_fifth_of_the_dense_one_and_computes_what_keras_does(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,7 @@ from edgepalette.export.cluster_tflite import cluster_tflite
 from edgepalette.export.convert import batch_one, quiet
 from edgepalette.export.flatbuffer import OpaqueTable, Table
 from edgepalette.export.lean import lean
+from edgepalette.export.loader import expand
 from edgepalette.export.palette_tflite import palettize
 from edgepalette.export.tflite import TfliteFiles
 from edgepalette.export.tflite_schema import (
@@ -398,3 +400,24 @@ def test_numbers_that_name_nothing_are_refused() -> None:
 def test_an_operator_is_whichever_code_field_is_larger() -> None:
     assert OperatorCode(deprecated_builtin_code=Op.CONV_2D).code == Op.CONV_2D
     assert OperatorCode(deprecated_builtin_code=127, builtin_code=150).code == 150
+
+
+def test_operators_of_equal_options_share_them() -> None:
+    """The file holds the options once; reading them for every operator must not count as overlapping."""
+    options = OpaqueTable(tuple((slot, struct.pack("<I", slot + 1)) for slot in range(6)), ())
+    operators = tuple(
+        Operator(
+            inputs=np.array([number]),
+            outputs=np.array([number + 1]),
+            builtin_options_type=1,
+            builtin_options=options,
+        )
+        for number in range(300)
+    )
+    graph = SubGraph(tensors=(Tensor(shape=np.array([1, 8])),) * 301, operators=operators)
+    codes, buffers = (OperatorCode(),), (Buffer(),)
+    data = write_model(Model(operator_codes=codes, subgraphs=(graph,), buffers=buffers))
+    again = read_model(data)
+    assert [op.builtin_options for op in again.subgraphs[0].operators] == [options] * 300
+    assert write_model(again) == data
+    assert expand(data) == data

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edgepalette.export.flatbuffer import OpaqueTable
 from edgepalette.export.products import Products
 from edgepalette.export.tflite_schema import Model, Op, Operator, OperatorCode, Tensor
-from edgepalette.export.unfold import Unfolding, grouped, unfolding, ungrouped
+from edgepalette.export.unfold import NO_PADDING, Unfolding, grouped, unfolding, ungrouped
 
 sizes = st.integers(1, 4)
 
@@ -38,7 +38,14 @@ def test_patches_times_weights_are_the_convolution(
         expected = tf.nn.conv2d(
             inputs, np.moveaxis(kernel, 0, -1), strides, padding, dilations=rates
         )
-    how = Unfolding((height, width), 3, (stride, stride), (dilation, dilation), same, groups)
+    how = Unfolding(
+        (height, width),
+        3,
+        (stride, stride),
+        (dilation, dilation),
+        None if same else NO_PADDING,
+        groups,
+    )
     weight = grouped(kernel, groups, depthwise)
     found = np.concatenate([part @ weight for part in how.patches(inputs)], axis=1)
     outputs = np.moveaxis(found, 0, 1).reshape(expected.shape)
@@ -103,4 +110,4 @@ def test_it_says_why_inputs_are_not_known(
 def test_options_say_how_a_kernel_is_laid() -> None:
     model, op = operator(Op.CONV_2D, padding=1, across=2, down=3, wide=4, high=5)
     tensors = [Tensor(shape=np.array(s, np.int32)) for s in ((1, 8, 8, 4), (6, 3, 2, 4))]
-    assert unfolding(model, op, *tensors) == Unfolding((3, 2), 4, (3, 2), (5, 4), same=False)
+    assert unfolding(model, op, *tensors) == Unfolding((3, 2), 4, (3, 2), (5, 4), NO_PADDING)
