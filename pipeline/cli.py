@@ -501,6 +501,36 @@ def expand(file: Path, out: Path | None, as_json: bool) -> None:
 
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="The folder. [FILE-firmware]")
+@click.option(
+    "--scratch",
+    type=click.IntRange(1),
+    metavar="BYTES",
+    help="Most memory of an operator beside its tensors. [what speed asks for]",
+)
+@click.option("--name", default="model", show_default=True, help="Of the C function and its files.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON.")
+def firmware(file: Path, out: Path | None, scratch: int | None, name: str, as_json: bool) -> None:
+    """Write an int8 .tflite FILE, with palettes or without, as C99 for microcontrollers: palettes stay packed in flash."""
+    from .firmware import write_firmware
+
+    made = write_firmware(file, out, scratch, name)
+    flash = {share.value: size for share, size in made.firmware.flash.items()}
+    found = {
+        "folder": str(made.folder),
+        "arena_bytes": made.firmware.arena,
+        "constant_bytes": flash,
+        "operators": list(made.firmware.operators),
+    }
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    sizes = ", ".join(f"{name} {size} B" for name, size in flash.items())
+    click.echo(f"{made.folder}: arena {made.firmware.arena} B; flash beside code: {sizes}")
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="The packed file. [FILE.xz]")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 def pack(file: Path, out: Path | None, as_json: bool) -> None:

@@ -49,7 +49,7 @@ def test_every_command_has_help_for_itself_and_each_option(
 def test_every_command_of_the_tour_is_there() -> None:
     assert set(main.commands) >= {
         "run", "plan", "cluster", "export", "evaluate", "report",
-        "compare", "targets", "inspect", "verify", "expand", "palettize", "pack", "unpack", "init", "doctor", "completion",
+        "compare", "targets", "inspect", "verify", "expand", "palettize", "pack", "unpack", "firmware", "init", "doctor", "completion",
     }  # fmt: skip
 
 

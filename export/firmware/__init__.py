@@ -1,0 +1,1 @@
+"""Palette-native C firmware: one readable file of tables and calls, over hand-kept kernels."""

@@ -1,0 +1,225 @@
+#include "ep_conv_2d.h"
+
+#include <string.h>
+
+#include "ep_dot.h"
+#include "ep_requantize.h"
+
+static int32_t smaller(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline int8_t finish(const ep_conv *layer, int32_t sum, int32_t multiplier, int32_t shift)
+{
+    return (int8_t)ep_clamp(ep_requantize(sum, multiplier, shift) + layer->output_zero, layer->least, layer->most);
+}
+
+#ifdef EP_REFERENCE
+
+/* the definition, weight by weight: the oracle of what follows */
+static int32_t weight_index(const ep_conv *layer, int32_t c, int32_t i, int32_t j, int32_t k)
+{
+    const int32_t span = layer->kernel[1] * layer->pitch, place = j * layer->pitch + k;
+    return ((c / 2 * layer->kernel[0] + i) * span + place / 4 * 4) * 2 + c % 2 * 4 + place % 4;
+}
+
+void ep_conv_2d(const ep_conv *layer, const int8_t *input, int8_t *output, void *scratch)
+{
+    const int32_t height = layer->input[0], width = layer->input[1], channels = layer->input[2];
+    (void)scratch, (void)smaller;
+    for (int32_t batch = 0; batch < layer->batches; ++batch, input += height * width * channels)
+        for (int32_t y = 0; y < layer->output[0]; ++y)
+            for (int32_t x = 0; x < layer->output[1]; ++x)
+                for (int32_t c = 0; c < layer->output[2]; ++c) {
+                    int32_t sum = layer->bias[c];
+                    for (int32_t i = 0; i < layer->kernel[0]; ++i)
+                        for (int32_t j = 0; j < layer->kernel[1]; ++j) {
+                            const int32_t row = y * layer->stride[0] - layer->before[0] + i * layer->dilation[0];
+                            const int32_t column = x * layer->stride[1] - layer->before[1] + j * layer->dilation[1];
+                            if (row < 0 || row >= height || column < 0 || column >= width)
+                                continue;
+                            for (int32_t k = 0; k < channels; ++k)
+                                sum = ep_sum(sum, ep_weight_at(&layer->weights, weight_index(layer, c, i, j, k), c) *
+                                       (input[(row * width + column) * channels + k] - layer->input_zero));
+                        }
+                    *output++ = finish(layer, sum, layer->multiplier[c], layer->shift[c]);
+                }
+}
+
+#else
+
+/* what one call works with */
+typedef struct {
+    uint32_t *weights; /* (kernel height, span / 4, 2 channels, 2) pairs of two output channels */
+    uint32_t *pairs;   /* tables of one channel and, if each has its own, of the next */
+    uint32_t *others;
+    int16_t *rows;     /* (held, row) input rows of a block of outputs */
+    int32_t row;       /* int16 of a row of pixels, padding included */
+    int32_t columns;   /* pixels of a row */
+    int32_t span;      /* products of a kernel row for one output */
+} workspace;
+
+static workspace divide(const ep_conv *layer, void *scratch)
+{
+    workspace work;
+    const int32_t room = EP_TABLE_WORDS(layer->weights.bits);
+    work.columns = (layer->output[1] - 1) * layer->stride[1] + (layer->kernel[1] - 1) * layer->dilation[1] + 1;
+    work.row = (work.columns * layer->pitch + 1) & ~1;
+    work.span = layer->kernel[1] * layer->pitch;
+    work.weights = (uint32_t *)scratch;
+    work.pairs = work.weights + layer->kernel[0] * work.span;
+    work.others = layer->weights.stride ? work.pairs + room : work.pairs;
+    work.rows = (int16_t *)(void *)(work.others + room);
+    return work;
+}
+
+/* one row of the input, less its zero point, zeros around it */
+static void load_row(const ep_conv *layer, const workspace *work, const int8_t *input, int32_t row, int16_t *to)
+{
+    const int32_t width = layer->input[1], channels = layer->input[2], pitch = layer->pitch;
+    const int32_t before = layer->before[1], last = smaller(width, work->columns - before);
+    const int8_t *from;
+    if (row < 0 || row >= layer->input[0]) {
+        memset(to, 0, (size_t)work->row * sizeof *to);
+        return;
+    }
+    from = input + row * width * channels;
+    memset(to, 0, (size_t)(before * pitch) * sizeof *to);
+    to += before * pitch;
+    if (pitch == channels && layer->kernel[1] >= layer->stride[1]) {
+        ep_widen(from, layer->input_zero, last * channels, to);
+        to += last * channels;
+    } else {
+        /* columns between kernels are not read */
+        const int32_t wide = layer->kernel[1] > 1 ? 1 : layer->stride[1];
+        for (int32_t x = 0; x < last; x += wide) {
+            ep_widen(from + x * channels, layer->input_zero, channels, to + x * pitch);
+            for (int32_t k = channels; k < pitch; ++k)
+                to[x * pitch + k] = 0;
+        }
+        to += last * pitch;
+    }
+    if (work->columns - before > last)
+        memset(to, 0, (size_t)((work->columns - before - last) * pitch) * sizeof *to);
+}
+
+static void decode_two(const ep_conv *layer, const workspace *work, int32_t channel)
+{
+    const ep_weights *weights = &layer->weights;
+    const int32_t groups = layer->kernel[0] * work->span / 4;
+    const int8_t *first = weights->bits < 8 ? weights->tables + channel * weights->stride : 0;
+    /* an odd last channel is paired with itself */
+    const int8_t *second = first && channel + 1 < layer->output[2] ? first + weights->stride : first;
+    if (weights->stride) {
+        ep_prepare_table(first, weights->bits, work->pairs);
+        ep_prepare_table(second, weights->bits, work->others);
+    }
+    ep_decode(weights, channel / 2 * groups, groups, first, second, work->pairs, work->others, work->weights);
+}
+
+/* two channels' part in every output */
+typedef struct {
+    const uint32_t *weights;
+    int32_t groups, rows, apart; /* see ep_dot_block */
+    int32_t bias[2];
+    ep_scale scale[2];
+} channels_two;
+
+/* two channels of two pixels, where the layer is fast */
+EP_APART static void convolve_four(const channels_two *two, const int16_t *x0, const int16_t *x1, int8_t *first, int8_t *second)
+{
+    int32_t sums[4] = {two->bias[0], two->bias[0], two->bias[1], two->bias[1]};
+    ep_dot_block(two->weights, x0, x1, two->groups, two->rows, two->apart, sums);
+    first[0] = ep_saturate(ep_apply(two->scale[0], sums[0]));
+    second[0] = ep_saturate(ep_apply(two->scale[0], sums[1]));
+    first[1] = ep_saturate(ep_apply(two->scale[1], sums[2]));
+    second[1] = ep_saturate(ep_apply(two->scale[1], sums[3]));
+}
+
+/* the sums alone, of a kernel of any dilation */
+EP_APART static void convolve_sums(const ep_conv *layer, const workspace *work, const int16_t *x0, const int16_t *x1,
+                                   int32_t sums[4])
+{
+    const int32_t apart = layer->dilation[0] * work->row;
+    const int32_t pieces = layer->dilation[1] == 1 ? 1 : layer->kernel[1], piece = work->span / pieces;
+    for (int32_t i = 0; i < layer->kernel[0]; ++i)
+        for (int32_t j = 0; j < pieces; ++j) {
+            const int32_t at = i * apart + j * layer->dilation[1] * layer->pitch;
+            ep_dot_block(work->weights + i * work->span + j * piece, x0 + at, x1 + at, piece / 4, 1, 0, sums);
+        }
+}
+
+/* two channels of `rows` rows of outputs. pixels: the first in the kernel's first row. */
+static void convolve(const ep_conv *layer, const workspace *work, int32_t channel, const int16_t *pixels, int32_t rows,
+                     int8_t *output)
+{
+    const int32_t channels = layer->output[2], width = layer->output[1], line = width * channels;
+    const int32_t step = layer->stride[1] * layer->pitch, down = layer->stride[0] * work->row;
+    const int32_t other = channel + 1 < channels ? channel + 1 : channel, fast = layer->fast && other > channel;
+    channels_two two = {work->weights,
+                        work->span / 4,
+                        layer->kernel[0],
+                        layer->dilation[0] * work->row,
+                        {layer->bias[channel], layer->bias[other]},
+                        {{0, 0, 0}, {0, 0, 0}}};
+    output += channel;
+    if (fast) {
+        two.scale[0] = ep_scale_of(layer->multiplier[channel], layer->shift[channel], layer->output_zero);
+        two.scale[1] = ep_scale_of(layer->multiplier[other], layer->shift[other], layer->output_zero);
+        /* in rows of odd length pairs of pixels one above the other, so that none is left over at the end of each */
+        for (; width % 2 && rows > 1; rows -= 2, pixels += 2 * down, output += line)
+            for (int32_t x = 0; x < width; ++x, output += channels)
+                convolve_four(&two, pixels + x * step, pixels + down + x * step, output, output + line);
+    }
+    for (; rows > 0; --rows, pixels += down) {
+        const int16_t *pixel = pixels;
+        int8_t unused[2];
+        for (int32_t left = width; left > 0; left -= 2, pixel += 2 * step) {
+            const int32_t both = left > 1;
+            const int16_t *second = both ? pixel + step : pixel;
+            if (fast) {
+                convolve_four(&two, pixel, second, output, both ? output + channels : unused);
+                output += channels << both;
+                continue;
+            }
+            int32_t sums[4] = {two.bias[0], two.bias[0], two.bias[1], two.bias[1]};
+            convolve_sums(layer, work, pixel, second, sums);
+            for (int32_t n = 0; n < 1 + both; ++n, output += channels) {
+                output[other - channel] = finish(layer, sums[2 + n], layer->multiplier[other], layer->shift[other]);
+                output[0] = finish(layer, sums[n], layer->multiplier[channel], layer->shift[channel]);
+            }
+        }
+    }
+}
+
+void ep_conv_2d(const ep_conv *layer, const int8_t *input, int8_t *output, void *scratch)
+{
+    const workspace work = divide(layer, scratch);
+    const int32_t height = layer->output[0], stride = layer->stride[0];
+    const int32_t reach = (layer->kernel[0] - 1) * layer->dilation[0] + 1;
+    const int32_t row_bytes = layer->output[1] * layer->output[2];
+    if (!layer->weights.stride && layer->weights.bits < 8)
+        ep_prepare_table(layer->weights.tables, layer->weights.bits, work.pairs);
+    for (int32_t batch = 0; batch < layer->batches; ++batch) {
+        int32_t first = 0, loaded = 0; /* rows counted from the first of the padding; `rows` holds those from `first` */
+        for (int32_t y = 0; y < height; y += layer->block) {
+            const int32_t end = smaller(y + layer->block, height);
+            const int32_t kept = loaded - y * stride;
+            if (kept > 0)
+                memmove(work.rows, work.rows + (y * stride - first) * work.row, (size_t)(kept * work.row) * sizeof *work.rows);
+            first = y * stride;
+            loaded = kept > 0 ? loaded : first;
+            for (; loaded < (end - 1) * stride + reach; ++loaded)
+                load_row(layer, &work, input, loaded - layer->before[0], work.rows + (loaded - first) * work.row);
+            for (int32_t c = 0; c < layer->output[2]; c += 2) {
+                decode_two(layer, &work, c);
+                convolve(layer, &work, c, work.rows, end - y, output + y * row_bytes);
+            }
+        }
+        input += layer->input[0] * layer->input[1] * layer->input[2];
+        output += height * row_bytes;
+    }
+}
+
+#endif

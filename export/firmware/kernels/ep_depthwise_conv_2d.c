@@ -1,0 +1,249 @@
+#include "ep_depthwise_conv_2d.h"
+
+#include <string.h>
+
+#include "ep_dot.h"
+#include "ep_requantize.h"
+
+static int32_t smaller(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline int8_t finish(const ep_depthwise *layer, int32_t sum, int32_t multiplier, int32_t shift)
+{
+    return (int8_t)ep_clamp(ep_requantize(sum, multiplier, shift) + layer->output_zero, layer->least, layer->most);
+}
+
+#ifdef EP_REFERENCE
+
+/* the definition, weight by weight: the oracle of what follows */
+void ep_depthwise_conv_2d(const ep_depthwise *layer, const int8_t *input, int8_t *output, void *scratch)
+{
+    const int32_t height = layer->input[0], width = layer->input[1], channels = layer->input[2];
+    (void)scratch, (void)smaller;
+    for (int32_t batch = 0; batch < layer->batches; ++batch, input += height * width * channels)
+        for (int32_t y = 0; y < layer->output[0]; ++y)
+            for (int32_t x = 0; x < layer->output[1]; ++x)
+                for (int32_t c = 0; c < layer->output[2]; ++c) {
+                    int32_t sum = layer->bias[c];
+                    for (int32_t i = 0; i < layer->kernel[0]; ++i)
+                        for (int32_t j = 0; j < layer->kernel[1]; ++j) {
+                            const int32_t row = y * layer->stride[0] - layer->before[0] + i * layer->dilation[0];
+                            const int32_t column = x * layer->stride[1] - layer->before[1] + j * layer->dilation[1];
+                            const int32_t tap = (c / 2 * layer->kernel[0] + i) * layer->kernel[1] + j;
+                            if (row < 0 || row >= height || column < 0 || column >= width)
+                                continue;
+                            sum = ep_sum(sum, ep_weight_at(&layer->weights, tap * 2 + c % 2, c) *
+                                                  (input[(row * width + column) * channels + c / layer->multiple] -
+                                                   layer->input_zero));
+                        }
+                    *output++ = finish(layer, sum, layer->multiplier[c], layer->shift[c]);
+                }
+}
+
+#else
+
+/* what one call works with */
+typedef struct {
+    uint32_t *weights; /* (4 pairs, kernel height, kernel width) pairs of two channels */
+    uint32_t *pairs;   /* table of what two indices name */
+    uint32_t *rows;    /* (4 pairs, held, columns) input rows, two channels to a word */
+    int32_t held, columns;
+    int32_t taps;
+} workspace;
+
+static workspace divide(const ep_depthwise *layer, void *scratch)
+{
+    workspace work;
+    work.columns = (layer->output[1] - 1) * layer->stride[1] + (layer->kernel[1] - 1) * layer->dilation[1] + 1;
+    work.held = (layer->block - 1) * layer->stride[0] + (layer->kernel[0] - 1) * layer->dilation[0] + 1;
+    work.taps = layer->kernel[0] * layer->kernel[1];
+    work.weights = scratch;
+    work.pairs = work.weights + EP_DEPTHWISE_CHANNELS / 2 * work.taps;
+    work.rows = work.pairs + (layer->weights.stride ? 0 : EP_TABLE_WORDS(layer->weights.bits));
+    return work;
+}
+
+static inline uint32_t pair_of(int32_t low, int32_t high)
+{
+    return ((uint32_t)low & 0xffffu) | (uint32_t)high << 16;
+}
+
+/* `count` output channels from `first` of one row of the input, less its zero point, zeros around it. to: of the first pair. */
+static void load_row(const ep_depthwise *layer, const workspace *work, const int8_t *input, int32_t row, int32_t first,
+                     int32_t count, uint32_t *to)
+{
+    const int32_t width = layer->input[1], channels = layer->input[2], zero = layer->input_zero, multiple = layer->multiple;
+    const int32_t plane = work->held * work->columns, before = layer->before[1];
+    const int32_t start = row < 0 || row >= layer->input[0] ? work->columns : before;
+    const int32_t end = smaller(work->columns, before + width);
+    for (int32_t pair = 0; pair < EP_DEPTHWISE_CHANNELS / 2; ++pair) {
+        memset(to + pair * plane, 0, (size_t)start * sizeof *to);
+        if (start <= end)
+            memset(to + pair * plane + end, 0, (size_t)(work->columns - end) * sizeof *to);
+    }
+    if (multiple == 1 && count == EP_DEPTHWISE_CHANNELS) {
+        for (int32_t x = start; x < end; ++x) {
+            union {
+                int16_t values[EP_DEPTHWISE_CHANNELS];
+                uint32_t pairs[EP_DEPTHWISE_CHANNELS / 2];
+            } wide;
+            ep_widen(input + (row * width + x - before) * channels + first, zero, EP_DEPTHWISE_CHANNELS, wide.values);
+            for (int32_t pair = 0; pair < EP_DEPTHWISE_CHANNELS / 2; ++pair)
+                to[pair * plane + x] = wide.pairs[pair];
+        }
+        return;
+    }
+    for (int32_t x = start; x < end; ++x) {
+        const int8_t *from = input + (row * width + x - before) * channels;
+        for (int32_t c = 0; c < EP_DEPTHWISE_CHANNELS; c += 2) {
+            /* what a last block leaves unused is never stored */
+            const int32_t low = first + smaller(c, count - 1), high = first + smaller(c + 1, count - 1);
+            to[c / 2 * plane + x] = pair_of(from[low / multiple] - zero, from[high / multiple] - zero);
+        }
+    }
+}
+
+static void decode_block(const ep_depthwise *layer, const workspace *work, int32_t first)
+{
+    const ep_weights *weights = &layer->weights;
+    const int32_t start = first * work->taps;
+    if (!weights->stride) {
+        ep_decode(weights, start / 8, work->taps, weights->tables, weights->tables, work->pairs, work->pairs, work->weights);
+        return;
+    }
+    /* every channel has a table of its own */
+    for (int32_t n = 0; n < EP_DEPTHWISE_CHANNELS / 2 * work->taps; ++n) {
+        const int32_t channel = smaller(first + n / work->taps * 2, layer->output[2] - 1);
+        const int32_t next = smaller(channel + 1, layer->output[2] - 1);
+        work->weights[n] = pair_of(ep_weight_at(weights, start + 2 * n, channel), ep_weight_at(weights, start + 2 * n + 1, next));
+    }
+}
+
+/* two channels' part in every output */
+typedef struct {
+    const uint32_t *weights; /* (height, width) */
+    int32_t height, width, apart, below; /* words from tap to tap, right and down */
+    int32_t bias[2];
+    ep_scale scale[2];
+} channels_two;
+
+/* Sums of two channels of two pixels: channel 0 of both pixels, channel 1 of both. x0, x1: the first taps. */
+static inline void window_sums(const channels_two *two, const uint32_t *x0, const uint32_t *x1, int32_t sums[4])
+{
+    int32_t s0 = two->bias[0], s1 = s0, s2 = two->bias[1], s3 = s2;
+    const uint32_t *w = two->weights;
+    const int32_t below = two->below, apart = two->apart;
+    if (two->width == 3 && apart == 1) {
+        for (int32_t i = two->height; i > 0; --i, w += 3, x0 += below, x1 += below) {
+            const uint32_t a = w[0], b = w[1], c = w[2];
+            uint32_t x = x0[0], y = x0[1], z = x0[2];
+            s0 = ep_dot_low(c, z, ep_dot_low(b, y, ep_dot_low(a, x, s0)));
+            s2 = ep_dot_high(c, z, ep_dot_high(b, y, ep_dot_high(a, x, s2)));
+            x = x1[0], y = x1[1], z = x1[2];
+            s1 = ep_dot_low(c, z, ep_dot_low(b, y, ep_dot_low(a, x, s1)));
+            s3 = ep_dot_high(c, z, ep_dot_high(b, y, ep_dot_high(a, x, s3)));
+        }
+    } else {
+        for (int32_t i = two->height; i > 0; --i, x0 += below, x1 += below)
+            for (int32_t j = 0; j < two->width; ++j, ++w) {
+                s0 = ep_dot_low(*w, x0[j * apart], s0);
+                s2 = ep_dot_high(*w, x0[j * apart], s2);
+                s1 = ep_dot_low(*w, x1[j * apart], s1);
+                s3 = ep_dot_high(*w, x1[j * apart], s3);
+            }
+    }
+    sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
+}
+
+/* two channels of two pixels, where the layer is fast */
+EP_APART static void convolve_four(const channels_two *two, const uint32_t *x0, const uint32_t *x1, int8_t *first,
+                                   int8_t *second)
+{
+    int32_t sums[4];
+    window_sums(two, x0, x1, sums);
+    first[0] = ep_saturate(ep_apply(two->scale[0], sums[0]));
+    second[0] = ep_saturate(ep_apply(two->scale[0], sums[1]));
+    first[1] = ep_saturate(ep_apply(two->scale[1], sums[2]));
+    second[1] = ep_saturate(ep_apply(two->scale[1], sums[3]));
+}
+
+/* two channels of `rows` rows of outputs, whose input rows lie at `pixels` */
+static void convolve(const ep_depthwise *layer, const workspace *work, int32_t channel, const uint32_t *weights,
+                     const uint32_t *pixels, int32_t rows, int8_t *output)
+{
+    const int32_t channels = layer->output[2], step = layer->stride[1];
+    const int32_t other = channel + 1 < channels ? channel + 1 : channel, fast = layer->fast && other > channel;
+    channels_two two = {weights,
+                        layer->kernel[0],
+                        layer->kernel[1],
+                        layer->dilation[1],
+                        layer->dilation[0] * work->columns,
+                        {layer->bias[channel], layer->bias[other]},
+                        {{0, 0, 0}, {0, 0, 0}}};
+    output += channel;
+    if (fast) {
+        two.scale[0] = ep_scale_of(layer->multiplier[channel], layer->shift[channel], layer->output_zero);
+        two.scale[1] = ep_scale_of(layer->multiplier[other], layer->shift[other], layer->output_zero);
+    }
+    if (fast && layer->output[1] % 2) {
+        /* pairs of pixels one above the other, so that none is left over at the end of each row */
+        const int32_t down = layer->stride[0] * work->columns, line = layer->output[1] * channels;
+        for (; rows > 1; rows -= 2, pixels += 2 * down, output += line)
+            for (int32_t x = 0; x < layer->output[1]; ++x, output += channels)
+                convolve_four(&two, pixels + x * step, pixels + down + x * step, output, output + line);
+    }
+    for (; rows > 0; --rows, pixels += layer->stride[0] * work->columns) {
+        const uint32_t *x = pixels;
+        int8_t unused[2];
+        for (int32_t left = layer->output[1]; left > 0; left -= 2, x += 2 * step) {
+            const int32_t both = left > 1;
+            if (fast) {
+                convolve_four(&two, x, both ? x + step : x, output, both ? output + channels : unused);
+                output += channels << both;
+                continue;
+            }
+            int32_t sums[4];
+            window_sums(&two, x, both ? x + step : x, sums);
+            for (int32_t n = 0; n < 1 + both; ++n, output += channels) {
+                output[other - channel] = finish(layer, sums[2 + n], layer->multiplier[other], layer->shift[other]);
+                output[0] = finish(layer, sums[n], layer->multiplier[channel], layer->shift[channel]);
+            }
+        }
+    }
+}
+
+void ep_depthwise_conv_2d(const ep_depthwise *layer, const int8_t *input, int8_t *output, void *scratch)
+{
+    const workspace work = divide(layer, scratch);
+    const int32_t height = layer->output[0], channels = layer->output[2], stride = layer->stride[0];
+    const int32_t reach = (layer->kernel[0] - 1) * layer->dilation[0] + 1, plane = work.held * work.columns;
+    if (!layer->weights.stride && layer->weights.bits < 8)
+        ep_prepare_table(layer->weights.tables, layer->weights.bits, work.pairs);
+    for (int32_t batch = 0; batch < layer->batches; ++batch) {
+        for (int32_t first = 0; first < channels; first += EP_DEPTHWISE_CHANNELS) {
+            const int32_t count = smaller(EP_DEPTHWISE_CHANNELS, channels - first);
+            int32_t at = 0, loaded = 0; /* rows counted from the first of the padding; `rows` holds those from `at` */
+            decode_block(layer, &work, first);
+            for (int32_t y = 0; y < height; y += layer->block) {
+                const int32_t end = smaller(y + layer->block, height), kept = loaded - y * stride;
+                for (int32_t pair = 0; kept > 0 && pair < EP_DEPTHWISE_CHANNELS / 2; ++pair)
+                    memmove(work.rows + pair * plane, work.rows + pair * plane + (y * stride - at) * work.columns,
+                            (size_t)(kept * work.columns) * sizeof *work.rows);
+                at = y * stride;
+                loaded = kept > 0 ? loaded : at;
+                for (; loaded < (end - 1) * stride + reach; ++loaded)
+                    load_row(layer, &work, input, loaded - layer->before[0], first, count,
+                             work.rows + (loaded - at) * work.columns);
+                for (int32_t c = 0; c < count; c += 2)
+                    convolve(layer, &work, first + c, work.weights + c / 2 * work.taps, work.rows + c / 2 * plane, end - y,
+                             output + y * layer->output[1] * channels);
+            }
+        }
+        input += layer->input[0] * layer->input[1] * layer->input[2];
+        output += height * layer->output[1] * channels;
+    }
+}
+
+#endif

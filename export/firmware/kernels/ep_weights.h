@@ -1,0 +1,32 @@
+/* Weights as they lie in flash: int8, or a palette of indices into tables of int8 values.
+
+   Indices are packed most significant bit first, eight at a time in `bits` bytes. The generator lays them out in the
+   order a kernel reads them, so that decoding is one pass over consecutive bytes. */
+#ifndef EP_WEIGHTS_H
+#define EP_WEIGHTS_H
+
+#include <stdint.h>
+
+typedef struct {
+    const uint8_t *data;  /* packed indices, or the int8 values themselves if bits = 8 */
+    const int8_t *tables; /* (channels or 1, 2^bits) values; unused if bits = 8 */
+    uint8_t bits;         /* 1-8 */
+    uint8_t stride;       /* entries from one channel's table to the next; 0: all channels share one */
+} ep_weights;
+
+/* words of room ep_prepare_table takes, at most: pairs of values of up to 4 bits */
+#define EP_TABLE_WORDS(bits) ((bits) > 4 ? 0 : 1 << (2 * (bits)))
+
+/* pairs: (4^bits) two values as int16 for every two indices. Does nothing for more than 4 bits. */
+void ep_prepare_table(const int8_t *table, int bits, uint32_t *pairs);
+
+/* Decode `groups` × 8 weights from the first of which `start` groups lie before.
+   values: (groups, 4) words of two int16, the first in the low half. Of every 8 the first four are read by `pairs`/`first`, the others by `others`/`second`:
+   the tables of two channels, the same for a shared one. */
+void ep_decode(const ep_weights *weights, int32_t start, int32_t groups, const int8_t *first, const int8_t *second,
+               const uint32_t *pairs, const uint32_t *others, uint32_t *values);
+
+/* one weight of number `index`, the slow way */
+int8_t ep_weight_at(const ep_weights *weights, int32_t index, int32_t channel);
+
+#endif

@@ -1,0 +1,54 @@
+"""ADD → ep_add; SUB → ep_sub, whose arithmetic differs by a sign."""
+
+from __future__ import annotations
+
+from ..broadcast import broadcast
+from ..call import Call, check_int8, constants_of, fused_range, name_of, pointer, struct
+from ..graph import Node
+from ..quantize import multiplier
+
+# bits both inputs are raised by before they are scaled
+LEFT_SHIFT = 20
+
+
+def add(node: Node, budget: int) -> Call:
+    """ADD."""
+    del budget
+    return summed(node, "add")
+
+
+def summed(node: Node, kernel: str) -> Call:
+    """The call of ep_add or ep_sub. Raises ExportError for scales its fixed point cannot hold."""
+    a, b, out = node.operand(0), node.operand(1), node.output
+    check_int8(node, a, b, out)
+    limits = fused_range(node, node.byte(0))
+    twice = 2 * max(a.scale, b.scale)
+    reals = (a.scale / twice, b.scale / twice, twice / ((1 << LEFT_SHIFT) * out.scale))
+    if reals[2] >= 1:
+        raise node.refuse(
+            f"must have a scale above 2^-{LEFT_SHIFT - 1} of its inputs'", f"{out.scale}"
+        )
+    pairs = [multiplier(real) for real in reals]
+    if any(shift > 0 for _, shift in pairs):
+        raise node.refuse("must have a scale near its inputs'", f"{out.scale}")
+    layer = struct(
+        f"ep_{kernel}_layer",
+        node,
+        {
+            "shape": broadcast(node, a, b),
+            "first_zero": a.zero_point,
+            "second_zero": b.zero_point,
+            "output_zero": out.zero_point,
+            "least": limits[0],
+            "most": limits[1],
+            "first_shift": -pairs[0][1],
+            "second_shift": -pairs[1][1],
+            "output_shift": -pairs[2][1],
+            "first_multiplier": pairs[0][0],
+            "second_multiplier": pairs[1][0],
+            "output_multiplier": pairs[2][0],
+        },
+    )
+    text = f"ep_{kernel}(&{name_of(node)}, {pointer(a)}, {pointer(b)}, {pointer(out)});"
+    same = tuple(value for value in (a, b) if value.size == out.size and value.data is None)
+    return Call(node, kernel, (text,), (*constants_of((a, b)), layer), in_place=same)

@@ -1,0 +1,112 @@
+"""CONV_2D → ep_conv_2d."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..call import (
+    INT8,
+    Call,
+    check_int8,
+    check_shape,
+    check_small,
+    fused_range,
+    name_of,
+    pointer,
+    scratch_of,
+    struct,
+)
+from ..graph import Node
+from ..weights import check_weights, lay_out, per_channel
+from ..window import fits_in_place, window
+
+
+def conv_2d(node: Node, budget: int) -> Call:
+    """As many output rows at a time as `budget` bytes of scratch allow."""
+    data, weights = node.operand(0), node.operand(1)
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    check_int8(node, data, node.output)
+    values = check_weights(node, weights, bias, 4, 0)
+    if len(data.shape) != 4 or data.shape[3] != weights.shape[3]:
+        raise node.refuse(
+            f"must have 4 dimensions, the last as its weights' ({weights.shape[3]}; groups have no kernel)",
+            f"{data.shape}",
+            data,
+        )
+    place = window(
+        node,
+        data.shape[1:3],
+        weights.shape[1:3],
+        (node.integer(2), node.integer(1)),
+        (node.integer(5, 1), node.integer(4, 1)),
+        node.byte(0),
+    )
+    channels = weights.shape[0]
+    check_shape(node, node.output, (data.shape[0], *place.output, channels))
+    limits = fused_range(node, node.byte(3))
+    pitch = row_pitch(data.shape[3], place.kernel[1], place.stride[1], place.dilation[1])
+    laid = lay_out(node, weights, values, 0, lambda codes: laid_out(codes, pitch))
+    numbers = per_channel(node, data, weights, values, 0, bias)
+    # words of two channels' weights, pairs of values; then rows of int16
+    fixed = 4 * (place.kernel[0] * place.kernel[1] * pitch + laid.pairs * (2 if laid.stride else 1))
+    row = (place.columns * pitch + 1) // 2 * 4
+
+    def need(block: int) -> int:
+        return fixed + ((block - 1) * place.stride[0] + place.reach[0]) * row
+
+    block = max([n for n in range(1, place.output[0] + 1) if need(n) <= budget], default=1)
+    # equal blocks: the last would otherwise decode all weights for a row or two
+    block = -(-place.output[0] // -(-place.output[0] // block))
+    check_small(node, size=max(*data.shape, *node.output.shape, *weights.shape), pitch=pitch)
+    layer = struct(
+        "ep_conv",
+        node,
+        {
+            "batches": data.shape[0],
+            "input": data.shape[1:],
+            "output": node.output.shape[1:],
+            "kernel": place.kernel,
+            "stride": place.stride,
+            "dilation": place.dilation,
+            "before": place.before,
+            "pitch": pitch,
+            "block": block,
+            "input_zero": data.zero_point,
+            "output_zero": node.output.zero_point,
+            "least": limits[0],
+            "most": limits[1],
+            "fast": numbers.fast and limits == INT8 and place.dilation[1] == 1,
+            **laid.fields,
+            **numbers.fields,
+        },
+    )
+    text = f"ep_conv_2d(&{name_of(node)}, {pointer(data)}, {pointer(node.output)}, {scratch_of(node)});"
+    return Call(
+        node,
+        "conv_2d",
+        (text,),
+        (*laid.arrays, *numbers.arrays, layer),
+        need(block),
+        (data,) if fits_in_place(node, place, block) else (),
+    )
+
+
+def row_pitch(channels: int, width: int, stride: int, dilation: int) -> int:
+    """int16 from pixel to pixel: what keeps kernel rows whole fours of products and pixels on borders of 4 bytes."""
+    for pitch in range(channels, channels + 4):
+        span = pitch * (width if dilation == 1 else 1)
+        apart = pitch * dilation
+        if span % 4 == 0 and pitch * stride % 2 == 0 and (dilation == 1 or apart % 2 == 0):
+            return pitch
+    raise AssertionError("a multiple of 4 always does")
+
+
+def laid_out(codes: NDArray[Any], pitch: int) -> NDArray[Any]:
+    """(O, H, W, I) as (O / 2, H, W · pitch / 4, 2, 4): fours of products of two channels in turn."""
+    count, height, width, channels = codes.shape
+    padded = np.pad(codes, ((0, count % 2), (0, 0), (0, 0), (0, pitch - channels)))
+    split = padded.reshape(-1, 2, height, width * pitch // 4, 4)
+    return split.transpose(0, 2, 3, 1, 4)

@@ -1,0 +1,65 @@
+"""FULLY_CONNECTED → ep_fully_connected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..call import INT8, Call, check_int8, fused_range, name_of, pointer, scratch_of, struct
+from ..graph import Node
+from ..weights import check_weights, lay_out, per_channel
+
+# EP_DENSE_GROUPS of 8 weights as int16
+DECODED_BYTES = 16 * 8 * 2
+
+
+def fully_connected(node: Node, budget: int) -> Call:
+    """One row of inputs after another."""
+    del budget  # what it needs does not depend on it
+    data, weights = node.operand(0), node.operand(1)
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    check_int8(node, data, node.output)
+    values = check_weights(node, weights, bias, 2, 0)
+    outputs, inputs = weights.shape
+    if data.size % inputs or node.output.size != data.size // inputs * outputs:
+        raise node.refuse(f"must be rows of {inputs} elements", f"{data.shape}", data)
+    if node.byte(1):
+        raise node.refuse("needs weights in the default format", f"format {node.byte(1)}", weights)
+    limits = fused_range(node, node.byte(0))
+    laid = lay_out(node, weights, values, 0, laid_out)
+    numbers = per_channel(node, data, weights, values, 0, bias)
+    layer = struct(
+        "ep_dense",
+        node,
+        {
+            "batches": data.size // inputs,
+            "inputs": inputs,
+            "outputs": outputs,
+            "input_zero": data.zero_point,
+            "output_zero": node.output.zero_point,
+            "least": limits[0],
+            "most": limits[1],
+            "fast": numbers.fast and limits == INT8,
+            **laid.fields,
+            **numbers.fields,
+        },
+    )
+    text = f"ep_fully_connected(&{name_of(node)}, {pointer(data)}, {pointer(node.output)}, {scratch_of(node)});"
+    tables = 4 * laid.pairs * (2 if laid.stride else 1)
+    row = 2 * (-(-inputs // 4) * 4)
+    return Call(
+        node,
+        "fully_connected",
+        (text,),
+        (*laid.arrays, *numbers.arrays, layer),
+        tables + DECODED_BYTES + row,
+    )
+
+
+def laid_out(codes: NDArray[Any]) -> NDArray[Any]:
+    """(O, I) as (O / 2, I / 4, 2, 4): fours of products of two outputs in turn."""
+    outputs, inputs = codes.shape
+    padded = np.pad(codes, ((0, outputs % 2), (0, -inputs % 4)))
+    return padded.reshape(-1, 2, padded.shape[1] // 4, 4).transpose(0, 2, 1, 3)
