@@ -91,7 +91,7 @@ def test_what_firmware_does_not_run_is_named(shared: Path) -> None:
 def test_resnet8_takes_what_is_promised(
     core: str, instructions: int, shared: Path, tmp_path: Path
 ) -> None:
-    """Issue 5: at most 20.8 M instructions on an M4, 58 KB of flash, 42 KB of RAM, 43 KB of constants, 15 KB of code."""
+    """Promised: at most 20.8 M instructions on an M4, 58 KB of flash, 42 KB of RAM, 43 KB of constants, 15 KB of code."""
     absent = missing()
     if absent is not None:
         pytest.skip(absent)
