@@ -127,7 +127,7 @@ class _Clustering:
         inside = number >= len(self.model.graph.initializer)
         reason = _obstacle(tensor, operator, tensor.name in self.given, inside)
         if tensor.data_type not in TABLE_TYPES:
-            self._report(ClusteredTensor(number, tensor.name, shape, 0, 0, 0.0, reason))
+            self.reports.append(ClusteredTensor(number, tensor.name, shape, 0, 0, 0.0, reason))
             return
         values = tensor_values(tensor)
         before = len(np.unique(values))
@@ -138,7 +138,9 @@ class _Clustering:
         if not reason and before <= wanted:
             reason = "it has no more values than clusters"
         if reason:
-            self._report(ClusteredTensor(number, tensor.name, shape, before, before, 0.0, reason))
+            self.reports.append(
+                ClusteredTensor(number, tensor.name, shape, before, before, 0.0, reason)
+            )
             return
         scales, zeros = self.uses.quantization(tensor.name, shape)
         made = self._compensated(tensor.name, values, scales, zeros, wanted) if self.observe else ""
@@ -147,10 +149,9 @@ class _Clustering:
         error = part_lost((values - zeros) * scales, (clustered - zeros) * scales)
         _fill(tensor, clustered)
         after = len(np.unique(clustered))
-        self._report(ClusteredTensor(number, tensor.name, shape, before, after, error, "", nearest))
-
-    def _report(self, report: ClusteredTensor) -> None:
-        self.reports.append(report)
+        self.reports.append(
+            ClusteredTensor(number, tensor.name, shape, before, after, error, "", nearest)
+        )
 
     def _compensated(
         self, name: str, values: NDArray[Any], scales: Float, zeros: Float, clusters: int

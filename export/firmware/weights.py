@@ -110,7 +110,7 @@ def lay_out(
     """Arrays and fields of the weights. order: gives the codes as the kernel reads them, padded to whole groups of 8."""
     encoded, name = encode(weights, data, axis), name_of(node)
     ordered = np.ascontiguousarray(order(encoded.codes)).reshape(-1)
-    comment = f"{weights.dimensions} {weights.label}"
+    comment = f"{weights.dimensions} {weights.label}".rstrip()
     if encoded.table is None:
         plain = Array(f"{name}_weights", ordered.view(np.uint8), f"{comment}, int8", Share.WEIGHTS)
         fields = {"data": plain.name, "tables": "0", "bits": DENSE_BITS, "stride": 0}

@@ -90,4 +90,22 @@ static inline int32_t ep_clamp(int32_t x, int32_t least, int32_t most)
     return x < least ? least : x > most ? most : x;
 }
 
+/* A multiplier of numbers from -2^30 to 2^30. */
+typedef struct {
+    int32_t multiplier, half, tie, right; /* half: of 2^right. tie: -1, or 0 where right = 0. */
+} ep_factor;
+
+static inline ep_factor ep_factor_of(int32_t multiplier, int32_t right)
+{
+    const ep_factor made = {multiplier, (int32_t)((UINT32_C(1) << right) >> 1), right ? -1 : 0, right};
+    return made;
+}
+
+/* x / 2 by the multiplier, ties away from zero */
+static inline int32_t ep_multiplied(ep_factor by, int32_t x)
+{
+    const int32_t product = ep_half_product(x, by.multiplier);
+    return (product + ((product >> 31) & by.tie) + by.half) >> by.right;
+}
+
 #endif
