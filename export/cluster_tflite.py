@@ -22,6 +22,7 @@ from .lean import bias_of
 from .palette_tflite import PALETTE_TYPES
 from .products import MOST_INPUTS, Float, Products
 from .requantize import DATA_INPUT, weights_read
+from .tflite_bytes import WHOLE, tensor_name
 from .tflite_schema import Buffer, Model, Op, Operator, Tensor, constant
 from .unfold import grouped, unfolding, ungrouped
 
@@ -39,7 +40,7 @@ MAX_WEIGHT = 1e30
 class ClusteredTensor:
     """What became of one weight tensor.
 
-    values: distinct ones before and after. error: root of the mean square of what changed, as a part of the weight's
+    tensor: its number in the first subgraph; -1 in a further one. values: distinct ones before and after. error: root of the mean square of what changed, as a part of the weight's
     own. reason: why it was left alone, or empty. nearest: why its values are the nearest ones only, or empty.
     """
 
@@ -70,7 +71,8 @@ def cluster_tflite(
     for number, readers in weights_read(model).items():
         work.cluster(number, readers)
         advance(model.subgraphs[0].tensors[number].label)
-    return work.model, tuple(sorted(work.reports, key=lambda report: report.tensor))
+    known = sorted(work.reports, key=lambda report: report.tensor)
+    return work.model, (*known, *_passed_over(model, {report.tensor for report in known}))
 
 
 class _Clustering:
@@ -173,6 +175,21 @@ class _Clustering:
 
     def _code(self, op: Operator) -> int:
         return self.original.operator_codes[op.opcode_index].code
+
+
+def _passed_over(model: Model, known: set[int]) -> Iterator[ClusteredTensor]:
+    """The weights nothing was done with: of operators with state, of further subgraphs."""
+    for place, graph in enumerate(model.subgraphs):
+        read = {int(n) for op in graph.operators if op.inputs is not None for n in op.inputs}
+        for number in sorted(read - (known if place == 0 else set()) - {-1}):
+            tensor = graph.tensors[number]
+            # two sizes exceed 1: no bias or gain, in whatever shape those are broadcast
+            stored = model.buffers[tensor.buffer].data and tensor.type not in WHOLE
+            if stored and sum(size > 1 for size in tensor.dims) >= 2:
+                where = " of the first subgraph" if place else ""
+                reason = f"no convolution or fully connected operator{where} reads it"
+                report = _kept(-1 if place else number, tensor, constant(model, tensor), reason)
+                yield replace(report, name=tensor_name(model, place, number))
 
 
 def whole_numbers(centroids: Float) -> Float:

@@ -44,7 +44,7 @@ _FIELDS = {
     (Model, "signature_defs"): Part.NAMES,
 }
 # numbers of places, sizes and axes, in constants of several dimensions as well
-_WHOLE = frozenset({TensorType.INT32, TensorType.INT64, TensorType.BOOL})
+WHOLE = frozenset({TensorType.INT32, TensorType.INT64, TensorType.BOOL})
 _VECTOR_COUNT = 4
 
 
@@ -137,7 +137,7 @@ class _Uses:
                     self.data.setdefault(buffer, (Part.BIASES, ""))
         for number, graph in enumerate(model.subgraphs):
             for index, tensor in enumerate(graph.tensors):
-                if tensor.buffer and len(tensor.dims) >= 2 and tensor.type not in _WHOLE:
+                if tensor.buffer and len(tensor.dims) >= 2 and tensor.type not in WHOLE:
                     name = tensor_name(model, number, index)
                     if self.data.setdefault(buffers[tensor.buffer], (Part.DENSE, name))[1] == name:
                         self._owns(tensor, name)

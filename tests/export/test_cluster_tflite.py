@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -213,3 +214,24 @@ def test_weights_whose_inputs_are_not_known_take_nearest_values_and_say_so(
     )
     assert ours is not None
     assert np.array_equal(ours, np.asarray(theirs))
+
+
+def test_weights_of_other_operators_and_further_subgraphs_are_named(int8: Model) -> None:
+    """A first operator that is none of those with a data input; the same graph again as a body."""
+    first, *others = int8.operator_codes
+    custom = replace(first, deprecated_builtin_code=32, builtin_code=32, custom_code=b"Mine")
+    model = replace(
+        int8, operator_codes=(custom, *others), subgraphs=(int8.subgraphs[0], int8.subgraphs[0])
+    )
+    usual = cluster_tflite(int8, 4)[1]
+    reports = cluster_tflite(model, 4)[1]
+    inside = [report for report in reports if report.tensor >= 0]
+    assert sorted(report.tensor for report in inside) == [report.tensor for report in usual]
+    left = {report.name for report in inside if report.reason.startswith("no convolution or fully")}
+    assert left
+    body = [report for report in reports if report.tensor == -1]
+    assert len(body) == len(usual)
+    assert {report.reason for report in body} == {
+        "no convolution or fully connected operator of the first subgraph reads it"
+    }
+    assert all(report.before == report.after for report in body)
