@@ -7,6 +7,7 @@ Source: the weight clustering of TensorFlow Model Optimization (tfmot), pull req
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import tensorflow as tf
@@ -14,6 +15,7 @@ import tensorflow as tf
 from .aggregation import GradientAggregation
 from .channels import Channels
 from .nearest import nearest_bytes
+from .side_by_side import is_large, side_by_side
 
 # rows the gradient is folded into for DenseBincount: a fixed number keeps the sums bit-reproducible
 BINCOUNT_ROWS = 64
@@ -28,7 +30,7 @@ def centroid_gradient(
     Reproducible from run to run, O(N) time, and compiles under XLA.
     """
     flat = tf.reshape(gradient, (-1,))
-    members = tf.reshape(tf.cast(indices, tf.int32), (-1,))
+    members = tf.reshape(indices, (-1,))
     padding = -int(flat.shape[0]) % BINCOUNT_ROWS
     # padding copies everything: spared where it can be
     weights, bins = (
@@ -45,7 +47,7 @@ def row_gradients(
     gradient: Any, indices: Any, clusters: int, aggregation: GradientAggregation
 ) -> Any:
     """`centroid_gradient` of every row: (rows, N) and (rows, N) to (rows, clusters)."""
-    total = _row_sums(gradient, tf.cast(indices, tf.int32), clusters)
+    total = _row_sums(gradient, indices, clusters)
     if aggregation is GradientAggregation.SUM:
         return total
     return tf.math.divide_no_nan(total, cluster_sizes(indices, clusters, total.dtype))
@@ -63,7 +65,29 @@ def cluster_sizes(indices: Any, clusters: int, dtype: Any) -> Any:
 
 
 def _row_sums(weights: Any, bins: Any, clusters: int) -> Any:
-    return tf.raw_ops.DenseBincount(input=bins, size=clusters, weights=weights)
+    """Sums of the weights in every bin of each row, (rows, clusters)."""
+    if not is_large(weights):
+        return tf.raw_ops.DenseBincount(
+            input=tf.cast(bins, tf.int32), size=clusters, weights=weights
+        )
+    compiled = _compiled_sums(clusters, weights.dtype.name, bins.dtype.name)
+    # XLA would copy weights of two dimensions
+    return side_by_side(lambda rows, own: compiled(tf.reshape(rows, (-1,)), own), weights, bins)
+
+
+@cache
+def _compiled_sums(clusters: int, weights_type: str, bins_type: str) -> Any:
+    """The same of flat weights by XLA: on one thread, in the same order and so to the same bits, in half the time."""
+    types = [tf.TensorSpec((None,), weights_type), tf.TensorSpec((None, None), bins_type)]
+
+    @tf.function(jit_compile=True, input_signature=types)  # type: ignore[untyped-decorator] # TF has no stubs
+    def sums(weights: Any, bins: Any) -> Any:
+        rows = tf.shape(bins)[0]
+        own = tf.range(rows)[:, None] * clusters + tf.cast(bins, tf.int32)
+        total = tf.math.unsorted_segment_sum(weights, tf.reshape(own, (-1,)), rows * clusters)
+        return tf.reshape(total, (rows, clusters))
+
+    return sums.get_concrete_function()
 
 
 class ClusteringAlgorithm:

@@ -14,11 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .palette import index_width
+from .side_by_side import is_large
 
 # up to so many bits, comparing with every border is as fast as any search: it takes no gather
 MOST_COMPARED_BITS = 4
-# buckets of the table the wider searches start from
-BUCKETS = 1 << 14
+# even buckets between the first border and the last, from which a look-up starts: how many borders lie below each.
+# Of large weights and of others, for which more would take longer to count than they save
+BUCKETS = (1 << 17, 1 << 12)
+# a look-up finds its place among the borders of a bucket by so many comparisons: 1, 3 or 7 borders at most
+COMPARISONS = (1, 2, 3)
 # keeps the width of a bucket a number when all borders are one
 LEAST_SPAN = 1e-30
 
@@ -56,24 +60,15 @@ def nearest_bytes(weight: Any, centroids: Any) -> tuple[Any, Any]:
     single = len(centroids.shape) == 1
     rows = tf.reshape(weight, (1, -1)) if single else weight
     table = tf.reshape(centroids, (-1, centroids.shape[-1]))
-    if bits <= MOST_COMPARED_BITS:
-        indices, values = _compiled(_compare, bits, weight.dtype.name)(rows, table)
+    dtype = weight.dtype.name
+    if bits > MOST_COMPARED_BITS and single:
+        indices, values = _looked_up(tf.reshape(weight, (-1,)), centroids, bits)
     else:
-        ways = [*(LOOK_UPS if single else ()), _search]
-        indices = _first_exact(
-            [_compiled(way, bits, weight.dtype.name) for way in ways], rows, table
-        )
+        way = _compare if bits <= MOST_COMPARED_BITS else _search
+        indices = _compiled(way, bits, dtype)(rows, table)
         # apart from the search, which XLA would else run again for them or keep in 4 bytes an element
-        values = _compiled_values(weight.dtype.name)(indices, table)
+        values = _compiled_values(dtype)(indices, table)
     return tf.reshape(indices, weight.shape), tf.reshape(values, weight.shape)
-
-
-def _first_exact(ways: list[Any], rows: Any, table: Any) -> Any:
-    """Indices by the first way that says it is exact. Each is compiled by XLA when it is first needed."""
-    indices, exact = ways[0](rows, table)
-    if len(ways) == 1:
-        return indices
-    return _tf().cond(exact, lambda: indices, lambda: _first_exact(ways[1:], rows, table))
 
 
 @cache
@@ -98,63 +93,19 @@ def _compiled(way: Callable[..., Any], bits: int, dtype: str) -> Any:
     return compiled.get_concrete_function()
 
 
-def _compare(weight: Any, borders: Any, order: Any, ascending: Any, bits: int) -> tuple[Any, Any]:
+def _compare(weight: Any, borders: Any, order: Any, ascending: Any, bits: int) -> Any:
     """Past each border take the next centroid: 2^bits - 1 comparisons that run in vector registers."""
     tf = _tf()
     # borders are padded to 2^bits - 1 and a weight of infinity passes all: the last centroid follows itself
     last = tf.shape(ascending)[1] - 1
     indices = tf.broadcast_to(order[:, :1], tf.shape(weight))
-    values = tf.broadcast_to(ascending[:, :1], tf.shape(weight))
     for border in range(2**bits - 1):
-        after = tf.minimum(border + 1, last)
         passed = weight > borders[:, border : border + 1]
-        indices = tf.where(passed, order[:, after, None], indices)
-        values = tf.where(passed, ascending[:, after, None], values)
-    return indices, values
+        indices = tf.where(passed, order[:, tf.minimum(border + 1, last), None], indices)
+    return indices
 
 
-def _look_up(
-    weight: Any, borders: Any, order: Any, ascending: Any, bits: int, most: int
-) -> tuple[Any, Any]:
-    """One row, from a table of even buckets to the borders inside a bucket; and whether no bucket holds more than `most`.
-
-    Then exact whatever rounding does: buckets rise with weights, so borders in lower buckets lie below.
-    """
-    tf = _tf()
-    count = tf.shape(ascending)[1]
-    inner, row = borders[0, : count - 1], borders[0]
-    span = tf.maximum(inner[-1] - inner[0], LEAST_SPAN)
-
-    def bucket(values: Any) -> Any:
-        place = (values - inner[0]) * ((BUCKETS - 2) / span) + 1
-        return tf.cast(tf.clip_by_value(place, 0, BUCKETS - 1), tf.int32)
-
-    filled = tf.math.unsorted_segment_sum(tf.ones_like(inner, tf.int32), bucket(inner), BUCKETS)
-    # a byte an entry: the table stays in the nearest cache
-    below = tf.cast(tf.cumsum(filled, exclusive=True), tf.uint8)
-
-    def ranks() -> Any:
-        position = tf.cast(tf.gather(below, bucket(weight)), tf.int32)
-        for _ in range(most):
-            position += tf.cast(weight > tf.gather(row, position), tf.int32)
-        # a weight of infinity passes the padding too
-        return tf.minimum(position, count - 1)
-
-    # centroids seldom change places: their ranks are their indices. Inside a branch, for outside XLA would make the
-    # table anew for every weight
-    indices = tf.cond(
-        tf.reduce_all(order[0] == tf.cast(tf.range(count), tf.uint8)),
-        lambda: tf.cast(ranks(), tf.uint8),
-        lambda: tf.gather(order[0], ranks()),
-    )
-    return indices, tf.reduce_max(filled) <= most
-
-
-# centroids move, and may come to share a bucket
-LOOK_UPS = (partial(_look_up, most=1), partial(_look_up, most=4))
-
-
-def _search(weight: Any, borders: Any, order: Any, ascending: Any, bits: int) -> tuple[Any, Any]:
+def _search(weight: Any, borders: Any, order: Any, ascending: Any, bits: int) -> Any:
     """An unrolled binary search: a full tree of 2^bits leaves, one flat gather a level for all rows."""
     tf = _tf()
     rows, count = tf.unstack(tf.shape(ascending))
@@ -165,7 +116,86 @@ def _search(weight: Any, borders: Any, order: Any, ascending: Any, bits: int) ->
         border = tf.gather(flat, row * (2**bits - 1) + position + (step - 1))
         position += tf.where(weight > border, step, 0)
     place = row * count + tf.minimum(position, count - 1)
-    return tf.gather(tf.reshape(order, (-1,)), place), tf.constant(True)
+    return tf.gather(tf.reshape(order, (-1,)), place)
+
+
+def _looked_up(weight: Any, centroids: Any, bits: int) -> tuple[Any, Any]:
+    """(indices uint8, values) of a flat weight in one table, by as many comparisons as the fullest bucket asks for."""
+    tf = _tf()
+    dtype = weight.dtype.name
+    buckets = BUCKETS[0] if is_large(weight) else BUCKETS[1]
+    order, ascending, in_order, crowding, *table = _compiled_table(bits, buckets, dtype)(centroids)
+    nothing_known = tf.zeros_like(table[0]), *table[1:]
+    ways = [(steps, table) for steps in COMPARISONS] + [(bits, nothing_known)]
+    way = tf.reduce_sum(tf.cast(crowding >= [2**steps for steps in COMPARISONS], tf.int32))
+    places = tf.switch_case(
+        way,
+        [partial(_compiled_ranks(steps, buckets, dtype), weight, *known) for steps, known in ways],
+    )
+    # centroids seldom change places: their ranks are their indices
+    indices = tf.cond(
+        in_order, lambda: places, lambda: _compiled_values("uint8")(places[None], order[None])[0]
+    )
+    return indices, _compiled_values(dtype)(places[None], ascending[None])[0]
+
+
+@cache
+def _compiled_table(bits: int, buckets: int, dtype: str) -> Any:
+    """What a look-up in (K,) centroids needs.
+
+    Their order, the centroids in it, whether they are stored so, borders in the fullest bucket; and the table: borders
+    below each bucket, the borders, the first of them, buckets per unit.
+    """
+    tf = _tf()
+
+    @tf.function(jit_compile=True, input_signature=[tf.TensorSpec((None,), dtype)])  # type: ignore[untyped-decorator] # TF has no stubs
+    def table(centroids: Any) -> Any:
+        order = tf.argsort(centroids, stable=True)
+        ascending = tf.gather(centroids, order)
+        half = tf.constant(0.5, ascending.dtype)
+        borders = ascending[:-1] * half + ascending[1:] * half
+        first = borders[0]
+        scale = buckets / tf.maximum(borders[-1] - first, LEAST_SPAN)
+        filled = tf.math.unsorted_segment_sum(
+            tf.ones_like(borders, tf.int32), _bucket(borders, first, scale, buckets), buckets
+        )
+        # a byte an entry: the table stays in the second cache
+        below = tf.cast(tf.cumsum(filled, exclusive=True), tf.uint8)
+        # beyond the last border, as far as any comparison reaches: no weight passes it
+        padding = tf.fill([2 ** max(bits, *COMPARISONS)], tf.constant(np.inf, ascending.dtype))
+        in_order = tf.reduce_all(order == tf.range(tf.shape(order)[0]))
+        return (
+            tf.cast(order, tf.uint8), ascending, in_order, tf.reduce_max(filled),
+            below, tf.concat([borders, padding], 0), first, scale,
+        )  # fmt: skip
+
+    return table.get_concrete_function()
+
+
+@cache
+def _compiled_ranks(steps: int, buckets: int, dtype: str) -> Any:
+    """Borders each weight of (N,) passes, uint8, where no bucket holds 2^steps borders.
+
+    Exact: buckets rise with weights, so borders in lower buckets lie below and those in higher ones above.
+    """
+    tf = _tf()
+    number = tf.TensorSpec((), dtype)
+    some, known = tf.TensorSpec((None,), dtype), tf.TensorSpec((None,), tf.uint8)
+
+    @tf.function(jit_compile=True, input_signature=[some, known, some, number, number])  # type: ignore[untyped-decorator] # TF has no stubs
+    def ranks(weight: Any, below: Any, borders: Any, first: Any, scale: Any) -> Any:
+        position = tf.cast(tf.gather(below, _bucket(weight, first, scale, buckets)), tf.int32)
+        for step in (1 << level for level in reversed(range(steps))):
+            position += tf.where(weight > tf.gather(borders, position + (step - 1)), step, 0)
+        return tf.cast(position, tf.uint8)
+
+    return ranks.get_concrete_function()
+
+
+def _bucket(values: Any, first: Any, scale: Any, buckets: int) -> Any:
+    """A difference and a product, which no compiler rounds otherwise: the same bucket wherever it is asked for."""
+    tf = _tf()
+    return tf.cast(tf.clip_by_value((values - first) * scale, 0, buckets - 1), tf.int32)
 
 
 @cache
