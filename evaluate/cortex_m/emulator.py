@@ -1,7 +1,7 @@
 """Firmware on a Cortex-M in QEMU: outputs, instructions per inference and per operator, flash, stack.
 
 QEMU advances its clock by 64 ns an instruction (-icount shift=6), and the board's free-running counter ticks by that
-clock: the counts are the same from run to run. It counts instructions, it does not model cycles.
+clock: the counts are the same from run to run. It counts instructions, it does not model cycles: `cycles` does.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ...errors import TargetError
 from ...export.firmware.firmware import Firmware
 from ..host_c import split_outputs, write_folder
+from .cycles import Call, calls_of
 
 COMPILER, SIZE, EMULATOR = "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm"
 PACKAGES = "apt install gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm"
@@ -60,7 +61,8 @@ CORES = {
 class Emulated:
     """outputs: (samples, …) each. instructions: of one inference; parts: of each operator. code, constants: bytes of flash.
 
-    stack: bytes one inference takes.
+    stack: bytes one inference takes. cycles, part_cycles: modelled, of the first sample, if asked for; mix: instructions by
+    kind.
     """
 
     outputs: list[NDArray[Any]]
@@ -69,6 +71,9 @@ class Emulated:
     code: int
     constants: int
     stack: int
+    cycles: int | None = None
+    part_cycles: tuple[int, ...] | None = None
+    mix: Mapping[str, int] | None = None
 
 
 def missing() -> str | None:
@@ -83,8 +88,12 @@ def emulate(
     inputs: Sequence[NDArray[Any]],
     folder: Path,
     options: Sequence[str] = ("-O2",),
+    model_cycles: bool = False,
 ) -> Emulated:
-    """Compile in `folder` and run on inputs (samples, …). Raises TargetError without the tools, or if one fails."""
+    """Compile in `folder` and run on inputs (samples, …). Raises TargetError without the tools, or if one fails.
+
+    model_cycles: run the first sample once more, logged; takes some 10 to 20 times as long as a plain run of one.
+    """
     absent = missing()
     if absent is not None:
         raise TargetError(f"{core.name} {absent}")
@@ -101,11 +110,7 @@ def emulate(
         [COMPILER, *flags, "-nostartfiles", "--specs=rdimon.specs", "-T", "link.ld", *place, "-o", "image.elf", "start.c", "harness.c", "firmware.o"],
         folder,
     )  # fmt: skip
-    said = _run(
-        [EMULATOR, "-M", core.machine, "-nographic", "-semihosting-config", "enable=on,target=native",
-         "-icount", f"shift={NANOSECONDS_PER_INSTRUCTION.bit_length() - 1},sleep=off", "-kernel", "image.elf"],
-        folder,
-    )  # fmt: skip
+    said = _run(command_of(core), folder)
     code, constants = _sizes(_run([SIZE, "-A", "firmware.o"], folder))
     ticks = {m[1]: int(m[2]) for m in re.finditer(r"^(whole|stack|part \d+) (\d+)$", said, re.M)}
     count = [
@@ -114,7 +119,38 @@ def emulate(
     ]
     raw = (folder / "outputs.bin").read_bytes()
     outputs = split_outputs(firmware, raw, len(inputs[0]))
-    return Emulated(outputs, count[0], tuple(count[1:]), code, constants, ticks["stack"])
+    done = Emulated(outputs, count[0], tuple(count[1:]), code, constants, ticks["stack"])
+    if not model_cycles:
+        return done
+    whole, *each = _modelled(firmware, core, inputs, folder)
+    part_cycles = tuple(part.cycles for part in each)
+    return replace(done, cycles=whole.cycles, part_cycles=part_cycles, mix=whole.mix)
+
+
+def command_of(core: Core) -> list[str]:
+    """QEMU with the core's board, on image.elf of the folder it runs in."""
+    shift = NANOSECONDS_PER_INSTRUCTION.bit_length() - 1
+    return [EMULATOR, "-M", core.machine, "-nographic", "-semihosting-config", "enable=on,target=native",
+            "-icount", f"shift={shift},sleep=off", "-kernel", "image.elf"]  # fmt: skip
+
+
+def _modelled(
+    firmware: Firmware, core: Core, inputs: Sequence[NDArray[Any]], folder: Path
+) -> list[Call]:
+    """The whole inference, then each part, of the first sample."""
+    alone = folder / "traced"
+    alone.mkdir(exist_ok=True)
+    shutil.copyfile(folder / "image.elf", alone / "image.elf")
+    (alone / "inputs.bin").write_bytes(_fed([part[:1] for part in inputs]))
+    # a small model's parts are inlined in the function that runs them all
+    functions = [f"{firmware.name}_run", f"{firmware.name}_run_parts"]
+    calls = calls_of(functions, core.name, alone / "image.elf", command_of(core))
+    # as harness.c calls: the whole, the one that measures the stack, the parts
+    if len(calls) != 2 + len(firmware.operators):
+        raise TargetError(
+            f"the emulator must log {2 + len(firmware.operators)} calls of the firmware, got {len(calls)}"
+        )
+    return [calls[0], *calls[2:]]
 
 
 def _write(firmware: Firmware, core: Core, inputs: Sequence[NDArray[Any]], folder: Path) -> None:
@@ -131,10 +167,14 @@ def _write(firmware: Firmware, core: Core, inputs: Sequence[NDArray[Any]], folde
         outputs=range(len(firmware.graph.outputs)),
     )
     (folder / "harness.c").write_text(text)
-    fed = (
+    (folder / "inputs.bin").write_bytes(_fed(inputs))
+
+
+def _fed(inputs: Sequence[NDArray[Any]]) -> bytes:
+    """One sample after another, all inputs of each."""
+    return b"".join(
         np.ascontiguousarray(part[n]).tobytes() for n in range(len(inputs[0])) for part in inputs
     )
-    (folder / "inputs.bin").write_bytes(b"".join(fed))
 
 
 def _run(command: list[str], folder: Path) -> str:
