@@ -117,7 +117,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
     """Options of every command that works on a run directory."""
     options = [
         click.option("--recipe", type=click.Path(path_type=Path), help="TOML recipe; options override it."),
-        click.option("--model", help="digits-cnn, resnet8, ds-cnn-l, mobilenet-v1, mobilenet-v2, a .keras or .h5 file, a SavedModel, or package.module:function. [digits-cnn]"),
+        click.option("--model", help="digits-cnn, resnet8, ds-cnn-l, autoencoder, mobilenet-v1, mobilenet-v2, a .keras or .h5 file, a SavedModel, or package.module:function. [digits-cnn]"),
         click.option("--data", help="digits, cifar10, fsdd, fsdd-mfcc, an .npz file, or package.module:function. [digits]"),
         click.option("--epochs", type=int, help="Epochs of clustering-aware training. [by the data's size]"),
         click.option("--baseline-epochs", type=int, help="Epochs before it. [0 for a model from a file]"),

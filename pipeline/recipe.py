@@ -27,7 +27,7 @@ class _Section(BaseModel):
 
 
 class ModelSection(_Section):
-    """`source`: digits-cnn, resnet8, ds-cnn-l, mobilenet-v1, mobilenet-v2, a .keras or .h5 file, or package.module:function."""
+    """`source`: digits-cnn, resnet8, ds-cnn-l, autoencoder, mobilenet-v1, mobilenet-v2, a .keras or .h5 file, or package.module:function."""
 
     source: str = "digits-cnn"
 

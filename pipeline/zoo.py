@@ -93,6 +93,20 @@ def ds_cnn_l(input_shape: tuple[int, ...], classes: int) -> Any:
     return keras.Model(inputs, outputs, name="ds_cnn_l")
 
 
+def autoencoder(input_shape: tuple[int, ...], outputs: int) -> Any:
+    """The fully-connected autoencoder of MLPerf Tiny's anomaly detection (mlcommons/tiny): 268,000 weights.
+
+    For 5 frames of 128 mel bands in a row; it learns to give what it takes.
+    """
+    import keras
+    from keras import layers
+
+    x = inputs = keras.Input(input_shape)
+    for units in (128, 128, 128, 128, 8, 128, 128, 128, 128):
+        x = layers.ReLU()(layers.BatchNormalization()(layers.Dense(units)(x)))
+    return keras.Model(inputs, layers.Dense(outputs)(x), name="autoencoder")
+
+
 def _mobilenet(version: str, alpha: float) -> Builder:
     """MobileNet of keras.applications without pretrained weights, for pictures of 0 to 255."""
 
@@ -124,6 +138,7 @@ ZOO = {
     "digits-cnn": Network(digits_cnn, (8, 8, 1)),
     "resnet8": Network(resnet8, (32, 32, 3)),
     "ds-cnn-l": Network(ds_cnn_l, (49, 10, 1)),
+    "autoencoder": Network(autoencoder, (640,)),
     "mobilenet-v1": _mobilenet_network("v1", 1.0),
     "mobilenet-v2": _mobilenet_network("v2", 1.0),
 }

@@ -281,6 +281,8 @@ def test_a_class_keras_cannot_make_again_is_told(tmp_path: Path) -> None:
     [
         # kernels, two vectors a BatchNorm and the head: 11,040 + 5 · (2,484 + 76,176) + 11 · 552 + 2,770
         ("ds-cnn-l", (49, 10, 1), 413_182),
+        # 267,928 with its 640 outputs
+        ("autoencoder", (640,), 267_928 - 630 * 129),
         ("mobilenet-v1-0.25", (96, 96, 3), 215_642),
         ("mobilenet-v2-0.35", (32, 32, 3), 408_938),
     ],
