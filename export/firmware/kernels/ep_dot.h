@@ -5,6 +5,11 @@
 #include <stdint.h>
 #include <string.h>
 
+/* assembly is for Cortex-M: other cores lack its instructions, or registers in code that may lie anywhere */
+#if !defined(EP_NO_ASM) && !(defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M')
+#define EP_NO_ASM 1
+#endif
+
 #if defined(__ARM_FEATURE_DSP) && !defined(EP_PLAIN_C)
 #include <arm_acle.h>
 #define EP_DSP 1

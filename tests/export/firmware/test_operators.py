@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edgepalette.evaluate.cortex_m.emulator import CORES, emulate, missing
-from edgepalette.evaluate.host_c import SANITIZERS, build, run
+from edgepalette.evaluate.host_c import MACHINES, SANITIZERS, build, run
 from edgepalette.evaluate.process import ask
 from edgepalette.export.firmware.firmware import generate_firmware
 from edgepalette.export.flatbuffer import OpaqueTable
@@ -506,3 +506,16 @@ def test_operators_on_an_emulated_core(core: str, tmp_path: Path) -> None:
     firmware = generate_firmware(b.file())
     done = emulate(firmware, CORES[core], examples(b, SAMPLES), tmp_path / "c")
     assert differing(b, tmp_path, done.outputs) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machine", MACHINES)
+def test_operators_on_an_arm_machine_with_linux(machine: str, tmp_path: Path) -> None:
+    absent = MACHINES[machine].missing()
+    if absent is not None:
+        pytest.skip(absent)
+    b = random_model(dict.fromkeys(OPERATORS, 4) | {"CONV_2D": 16, "DEPTHWISE_CONV_2D": 16}, seed=8)
+    firmware = generate_firmware(b.file())
+    program = build(firmware, tmp_path / "c", machine=MACHINES[machine])
+    ours = run(program, firmware, examples(b, SAMPLES), MACHINES[machine])
+    assert differing(b, tmp_path, ours) == []
