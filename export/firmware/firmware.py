@@ -11,10 +11,13 @@ from .call import Call, Share
 from .emit import emit, flash_bytes
 from .graph import Graph, Node, read_graph
 from .lower import LOWERINGS
-from .plan import Arena, live_bytes, plan_arena
+from .plan import Arena, kept_taken, live_bytes, plan_arena
 
 # scratch beyond this is used only where the arena has room at that time anyway
 DEFAULT_SCRATCH = 8192
+# outputs that are tried beside their inputs instead of in place, and the part of the arena they must keep taken
+MOST_TRIES = 16
+WORTH_A_TRY = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +64,11 @@ def generate_firmware(
 
 
 def _planned(graph: Graph, scratch: int | None, in_place: bool) -> tuple[Sequence[Call], Arena]:
+    apart: set[int] = set()
+
     def lowered(node: Node, budget: int) -> Call:
         call = LOWERINGS[node.op](node, budget)
-        return call if in_place else replace(call, in_place=())
+        return call if in_place and node.place not in apart else replace(call, in_place=())
 
     first = [lowered(node, scratch or DEFAULT_SCRATCH) for node in graph.nodes]
     if scratch is not None:
@@ -73,9 +78,19 @@ def _planned(graph: Graph, scratch: int | None, in_place: bool) -> tuple[Sequenc
                     f"--scratch must be at least {call.scratch} for {call.node.op} (operator {call.node.place}, "
                     f"{call.node.output.title}), got {scratch}"
                 )
-        return first, plan_arena(graph, first)
-    live = live_bytes(graph, first)
     arena = plan_arena(graph, first)
+    kept = kept_taken(graph, first)
+    for number in sorted(kept, key=lambda n: -kept[n])[:MOST_TRIES]:
+        call = first[number]
+        if kept[number] * WORTH_A_TRY >= arena.size:
+            tried = [*first[:number], replace(call, in_place=()), *first[number + 1 :]]
+            smaller = plan_arena(graph, tried)
+            if smaller.size < arena.size:
+                first, arena = tried, smaller
+                apart.add(call.node.place)
+    if scratch is not None:
+        return first, arena
+    live = live_bytes(graph, first)
     room = [max(DEFAULT_SCRATCH, arena.size - bytes_) for bytes_ in live]
     second = [lowered(node, budget) for node, budget in zip(graph.nodes, room, strict=True)]
     larger = plan_arena(graph, second)

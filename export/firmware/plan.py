@@ -55,6 +55,18 @@ def live_bytes(graph: Graph, calls: Sequence[Call]) -> list[int]:
     return [sum(b.size for b in buffers if b.first <= time <= b.last) for time in range(len(calls))]
 
 
+def kept_taken(graph: Graph, calls: Sequence[Call]) -> dict[int, int]:
+    """Numbers of the calls whose output lies in a larger tensor's place → bytes it keeps taken beyond its own."""
+    sizes = {n: buffer.size for buffer in _buffers(graph, calls) for n in buffer.tensors[1:]}
+    found = {}
+    for number, call in enumerate(calls):
+        output = call.node.output
+        beyond = sizes.get(output.number, 0) - _aligned(output.bytes)
+        if call.in_place and beyond > 0:
+            found[number] = beyond
+    return found
+
+
 def _buffers(graph: Graph, calls: Sequence[Call]) -> list[_Buffer]:
     last = dict.fromkeys((value.number for value in graph.inputs), 0)
     for time, call in enumerate(calls):

@@ -1,4 +1,4 @@
-/* LOGISTIC, TANH, RELU, RELU6 and QUANTIZE of int8: 256 answers made by the generator. */
+/* LOGISTIC, TANH, RELU, RELU6 and QUANTIZE of int8, ADD, SUB and MUL with one number: 256 answers made by the generator. */
 #ifndef EP_LOOKUP_H
 #define EP_LOOKUP_H
 

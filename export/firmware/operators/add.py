@@ -1,11 +1,12 @@
-"""ADD → ep_add; SUB → ep_sub, whose arithmetic differs by a sign."""
+"""ADD → ep_add; SUB → ep_sub, whose arithmetic differs by a sign; with one number both → ep_lookup."""
 
 from __future__ import annotations
 
 from ..broadcast import broadcast
 from ..call import Call, check_int8, constants_of, fused_range, name_of, pointer, struct
 from ..graph import Node
-from ..quantize import multiplier
+from ..quantize import multiplier, requantize
+from .lookup import constant_lookup
 
 # bits both inputs are raised by before they are scaled
 LEFT_SHIFT = 20
@@ -31,11 +32,22 @@ def summed(node: Node, kernel: str) -> Call:
     pairs = [multiplier(real) for real in reals]
     if any(shift > 0 for _, shift in pairs):
         raise node.refuse("must have a scale near its inputs'", f"{out.scale}")
+    shape, sign = broadcast(node, a, b), 1 if kernel == "add" else -1
+
+    def answer(x: int, y: int) -> int:
+        first = requantize((x - a.zero_point) << LEFT_SHIFT, *pairs[0])
+        second = requantize((y - b.zero_point) << LEFT_SHIFT, *pairs[1])
+        total = requantize(first + sign * second, *pairs[2]) + out.zero_point
+        return max(limits[0], min(limits[1], total))
+
+    found = constant_lookup(node, answer)
+    if found is not None:
+        return found
     layer = struct(
         f"ep_{kernel}_layer",
         node,
         {
-            "shape": broadcast(node, a, b),
+            "shape": shape,
             "first_zero": a.zero_point,
             "second_zero": b.zero_point,
             "output_zero": out.zero_point,

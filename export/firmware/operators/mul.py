@@ -1,11 +1,12 @@
-"""MUL → ep_mul."""
+"""MUL → ep_mul; by one number → ep_lookup."""
 
 from __future__ import annotations
 
 from ..broadcast import broadcast
 from ..call import Call, check_int8, constants_of, fused_range, name_of, pointer, struct
 from ..graph import Node
-from ..quantize import multiplier
+from ..quantize import multiplier, requantize
+from .lookup import constant_lookup
 
 
 def mul(node: Node, budget: int) -> Call:
@@ -17,11 +18,20 @@ def mul(node: Node, budget: int) -> Call:
     fixed, shift = multiplier(a.scale * b.scale / out.scale)
     if shift > 30:
         raise node.refuse("must have scales whose ratio is below 2^30", "larger ones")
+    shape = broadcast(node, a, b)
+
+    def answer(x: int, y: int) -> int:
+        product = requantize((x - a.zero_point) * (y - b.zero_point), fixed, shift)
+        return max(limits[0], min(limits[1], product + out.zero_point))
+
+    found = constant_lookup(node, answer)
+    if found is not None:
+        return found
     layer = struct(
         "ep_mul_layer",
         node,
         {
-            "shape": broadcast(node, a, b),
+            "shape": shape,
             "first_zero": a.zero_point,
             "second_zero": b.zero_point,
             "output_zero": out.zero_point,

@@ -290,13 +290,26 @@ def _elementwise(b: Builder, code: int, options: int, name: str, product: bool) 
     other = shape
     if b.random.random() < 0.4:
         other = tuple(1 if b.random.random() < 0.5 else n for n in shape)
-    first, second = b.entry(shape), b.entry(other)
+    constant = b.random.random() < 0.4
+    if constant and b.random.random() < 0.5:
+        # every number there is, and as many as are worth a table
+        shape, other = (5, 256), ((1,) if b.random.random() < 0.5 else (5, 1))
+    first = b.entry(shape)
+    second = _number(b, other) if constant else b.entry(other)
     swapped = [second, first] if b.random.random() < 0.3 else [first, second]
     scale = b.scale(first) * b.scale(second) * float(b.random.uniform(20, 300)) if product else None
     output = b.activation(shape, scale)
     b.operator(
-        code, 2, swapped, output, f"{name} {shape} and {other}", (options, {0: bytes([_fused(b)])})
-    )
+        code, 2, swapped, output, f"{name} {shape} and {'constant ' * constant}{other}", (options, {0: bytes([_fused(b)])})
+    )  # fmt: skip
+
+
+def _number(b: Builder, shape: tuple[int, ...]) -> int:
+    """A constant, the same number everywhere or others."""
+    values = b.random.integers(-128, 128, shape).astype(np.int8)
+    if b.random.random() < 0.5:
+        values[:] = values.flat[0]
+    return b.tensor(shape, float(b.random.uniform(0.01, 0.2)), int(b.random.integers(-128, 128)), values)  # fmt: skip
 
 
 def add(b: Builder) -> None:
@@ -435,7 +448,7 @@ def examples(b: Builder, samples: int) -> list[NDArray[Any]]:
         shape = b.tensors[number].dims
         part = random.integers(-128, 128, (samples, *shape)).astype(np.int8)
         part[-1] = random.choice([-128, 127], shape)
-        if shape == (1, 256):
+        if shape[-1:] == (256,):
             part[:] = np.arange(-128, 128, dtype=np.int8)
         given.append(part)
     return given
