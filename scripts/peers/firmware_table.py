@@ -21,7 +21,6 @@ from edgepalette.evaluate.process import ask
 from edgepalette.evaluate.signature import signature
 from edgepalette.export.firmware.firmware import Firmware, generate_firmware
 from edgepalette.export.firmware.graph import Node
-from edgepalette.export.firmware.macs import macs_of
 
 MODELS = "resnet8:0,resnet8:16,resnet8:4,ds-cnn:16,mobilenet:16,autoencoder:16"
 ORIGIN = "counted in QEMU"
@@ -36,6 +35,11 @@ PEER_ARENA = {
     ("autoencoder", False): 3_984,
     ("autoencoder", True): 87_952,
 }
+# the image classifier's file, which TFLM has in flash beside its code, by whether it has palettes; DECODE's own code
+PEER_FILE = {False: 98_496, True: 67_184}
+DECODE_CODE = 21_500
+# of a model's multiplications: kinds with less are left out of FIRMWARE.md
+LEAST_PART = 0.01
 # CMSIS-NN's int8 kernels, dense, instructions per multiplication: 3×3 of 32 to 32 and 3 to 16 channels, others alone
 PEER_PER_MAC = {
     "cortex-m0plus": {"conv 3×3": 6.7, "conv 3×3 of 3": 11.7, "conv 1×1": 7.6, "depthwise 3×3": 30.0, "dense": 6.2},
@@ -142,7 +146,8 @@ weights, 3×3 of 32 to 32 channels, "of 3": 3 to 16."""
 @click.option("--samples", default=200, show_default=True)
 @click.option("--jobs", default=1, help="Emulators at a time.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def firmware(models: str, cores: str, samples: int, jobs: int, as_json: bool) -> None:
+@click.option("--markdown", is_flag=True, help="As the tables of FIRMWARE.md.")
+def firmware(models: str, cores: str, samples: int, jobs: int, as_json: bool, markdown: bool) -> None:  # fmt: skip
     """Firmware of MLPerf Tiny's models in QEMU: bytes beside TFLM's, instructions, flash, RAM.
 
     Real inputs where EDGEPALETTE_DATA has them. With 200 samples on all cores 6 to 10 minutes.
@@ -164,6 +169,10 @@ def firmware(models: str, cores: str, samples: int, jobs: int, as_json: bool) ->
         raise click.ClickException(str(error)) from None
     if as_json:
         click.echo(json.dumps([_written(row) for row in rows], indent=2))
+        return
+    if markdown:
+        for line in (*_peer_markdown(rows), "", *_markdown(rows), "", *_kind_markdown(rows)):
+            click.echo(line)
         return
     for line in (HEADING, *(row.line() for row in rows), NOTES, "", *_kind_lines(rows), PER_MAC_NOTES):  # fmt: skip
         click.echo(line)
@@ -233,7 +242,7 @@ def _kinds(nodes: Sequence[Node], parts: Sequence[int], peer: dict[str, float]) 
     """Operators by kind."""
     of: dict[str, list[tuple[int, int]]] = {}
     for node, instructions in zip(nodes, parts, strict=True):
-        of.setdefault(kind_of(node), []).append((macs_of(node), instructions))
+        of.setdefault(kind_of(node), []).append((node.macs, instructions))
     for kind, pairs in of.items():
         macs, instructions = (sum(column) for column in zip(*pairs, strict=True))
         yield kind, Kind(len(pairs), macs, instructions, peer.get(kind))
@@ -271,6 +280,69 @@ def _cell(kind: Kind) -> str:
         return ""
     ratio = "" if kind.peer_per_mac is None else f" ({kind.per_mac / kind.peer_per_mac:.2f}×)"
     return f"{kind.per_mac:.2f}{ratio}"
+
+
+def _peer_markdown(rows: Sequence[Row]) -> Iterator[str]:
+    """ResNet8 on the M4 beside TFLM."""
+    yield from _heading("ResNet8, Cortex-M4", "instructions", "flash, KB", "RAM, KB")
+    for palettes, name in ((False, "dense"), (True, "16 clusters, DECODE")):
+        size = f"{PEER_FILE[palettes] / 1e3:.1f} + code"
+        size += f" ({DECODE_CODE / 1e3:.1f} of it DECODE's)" if palettes else ""
+        counted, arena = (of["resnet8", palettes] for of in (PEER_INSTRUCTIONS, PEER_ARENA))
+        yield _cells(f"TFLM, {name}", f"{counted / 1e6:.2f} M", size, f"{arena / 1e3:.1f} + stack")
+    for row in rows:
+        if row.model.startswith("resnet8:") and row.core == "cortex-m4":
+            yield _cells(
+                f"firmware, {_clusters(row)}",
+                f"{row.instructions / 1e6:.2f} M",
+                f"{row.flash / 1e3:.1f}",
+                f"{row.ram / 1e3:.1f}",
+            )
+
+
+def _markdown(rows: Sequence[Row]) -> Iterator[str]:
+    """A line per model: instructions by core, flash and RAM where they are largest."""
+    cores = list(dict.fromkeys(row.core for row in rows))
+    titles = [core.removeprefix("cortex-").upper().replace("PLUS", "+") for core in cores]
+    yield from _heading("millions of instructions", *titles, "constants + code, KB", "arena + stack, KB")  # fmt: skip
+    for model in dict.fromkeys(row.model for row in rows):
+        of = [row for row in rows if row.model == model]
+        flash, ram = max(of, key=lambda row: row.flash), max(of, key=lambda row: row.ram)
+        yield _cells(
+            f"{REFERENCES[model.partition(':')[0]].title}, {_clusters(of[0])}",
+            *(f"{row.instructions / 1e6:.2f}" for row in of),
+            f"{flash.constants / 1e3:.1f} + {flash.code / 1e3:.1f}",
+            f"{ram.arena / 1e3:.1f} + {ram.stack / 1e3:.1f}",
+        )
+
+
+def _kind_markdown(rows: Sequence[Row]) -> Iterator[str]:
+    """Instructions per multiplication where CMSIS-NN's are known, of what is not next to nothing of its model."""
+    cores = [core for core in dict.fromkeys(row.core for row in rows) if core in PEER_PER_MAC]
+    titles = [core.removeprefix("cortex-").upper().replace("PLUS", "+") for core in cores]
+    yield from _heading("instructions per multiplication (of CMSIS-NN's, dense)", *titles)
+    for model in dict.fromkeys(row.model for row in rows if row.clusters):
+        of = {row.core: row for row in rows if row.model == model}
+        total = sum(kind.macs for kind in next(iter(of.values())).kinds.values())
+        for kind, first in next(iter(of.values())).kinds.items():
+            known = any(kind in PEER_PER_MAC[core] for core in cores)
+            if known and first.macs >= LEAST_PART * total:
+                title = REFERENCES[model.partition(":")[0]].title
+                operators = f"{title}, {_clusters(next(iter(of.values())))}: {first.operators} {kind}"  # fmt: skip
+                yield _cells(operators, *(_cell(of[core].kinds[kind]) for core in cores))
+
+
+def _clusters(row: Row) -> str:
+    return f"{row.clusters} clusters" if row.clusters else "dense"
+
+
+def _heading(*titles: str) -> Iterator[str]:
+    yield _cells(*titles)
+    yield "|---" * len(titles) + "|"
+
+
+def _cells(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _written(row: Row) -> dict[str, Any]:
