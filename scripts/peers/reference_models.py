@@ -52,7 +52,8 @@ def pictures(count: int, size: int) -> NDArray[np.float32]:
     random, side = np.random.default_rng(0), size // 6 + 1
     squares = random.random((count, 6, 6, 3)) * random.random((count, 1, 1, 3))
     large = squares.repeat(side, axis=1).repeat(side, axis=2)[:, :size, :size]
-    return (255 * (large + random.normal(0, 0.05, large.shape)).clip(0, 1)).astype(np.float32)
+    noisy = 255 * (large + random.normal(0, 0.05, large.shape)).clip(0, 1)
+    return np.asarray(noisy, np.float32)
 
 
 def frames(count: int) -> NDArray[np.float32]:
