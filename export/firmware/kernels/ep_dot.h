@@ -1,4 +1,4 @@
-/* Sums of products of int16 pairs: SMLAD or vectors (MVE) where the core has them, the same in C elsewhere. */
+/* Sums of products of int16 pairs: SMLAD where the core has it, the same in C elsewhere. */
 #ifndef EP_DOT_H
 #define EP_DOT_H
 
@@ -8,10 +8,6 @@
 #if defined(__ARM_FEATURE_DSP) && !defined(EP_PLAIN_C)
 #include <arm_acle.h>
 #define EP_DSP 1
-#endif
-#if defined(__ARM_FEATURE_MVE) && !defined(EP_PLAIN_C)
-#include <arm_mve.h>
-#define EP_MVE 1
 #endif
 
 /* functions whose registers are all spoken for */
@@ -68,41 +64,7 @@ static inline int32_t ep_dot_high(uint32_t a, uint32_t b, int32_t sum)
 
    w: (rows, groups, 2 channels, 2) pairs. x0, x1: the pixels' (rows, 4 · groups) int16, rows `apart` int16 apart, on a border
    of 4 bytes. sums: channel 0 of both pixels, channel 1 of both. */
-#ifdef EP_MVE
-
-static inline void ep_dot_block(const uint32_t *w, const int16_t *x0, const int16_t *x1, int32_t groups, int32_t rows,
-                                int32_t apart, int32_t sums[4])
-{
-    /* eight of a channel lie in two fours, the other channel's between them */
-    const uint64x2_t first = {0, 16}, second = {8, 24};
-    const mve_pred16_t four = vctp16q(4);
-    int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
-    for (; rows > 0; --rows, x0 += apart, x1 += apart) {
-        const int16_t *a = x0, *b = x1;
-        for (int32_t n = groups / 2; n > 0; --n, w += 8, a += 8, b += 8) {
-            const int16x8_t w0 = vreinterpretq_s16_s64(vldrdq_gather_offset_s64((const int64_t *)(const void *)w, first));
-            const int16x8_t w1 = vreinterpretq_s16_s64(vldrdq_gather_offset_s64((const int64_t *)(const void *)w, second));
-            const int16x8_t x = vldrhq_s16(a), y = vldrhq_s16(b);
-            s0 = vmladavaq_s16(s0, w0, x);
-            s1 = vmladavaq_s16(s1, w0, y);
-            s2 = vmladavaq_s16(s2, w1, x);
-            s3 = vmladavaq_s16(s3, w1, y);
-        }
-        if (groups & 1) {
-            const int16_t *const v = (const int16_t *)(const void *)w;
-            const int16x8_t w0 = vldrhq_z_s16(v, four), w1 = vldrhq_z_s16(v + 4, four);
-            const int16x8_t x = vldrhq_z_s16(a, four), y = vldrhq_z_s16(b, four);
-            s0 = vmladavaq_s16(s0, w0, x);
-            s1 = vmladavaq_s16(s1, w0, y);
-            s2 = vmladavaq_s16(s2, w1, x);
-            s3 = vmladavaq_s16(s3, w1, y);
-            w += 4;
-        }
-    }
-    sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
-}
-
-#elif defined(EP_DSP) && defined(__OPTIMIZE__) && !defined(EP_NO_ASM)
+#if defined(EP_DSP) && defined(__OPTIMIZE__) && !defined(EP_NO_ASM)
 
 /* four products of each sum: what the loop below says in C, with loads of several words */
 #define EP_FOUR                              \
