@@ -38,11 +38,12 @@ void ep_conv_2d(const ep_conv *layer, const int8_t *input, int8_t *output, void 
                         for (int32_t j = 0; j < layer->kernel[1]; ++j) {
                             const int32_t row = y * layer->stride[0] - layer->before[0] + i * layer->dilation[0];
                             const int32_t column = x * layer->stride[1] - layer->before[1] + j * layer->dilation[1];
-                            if (row < 0 || row >= height || column < 0 || column >= width)
-                                continue;
-                            for (int32_t k = 0; k < channels; ++k)
+                            const int32_t inside = row >= 0 && row < height && column >= 0 && column < width;
+                            for (int32_t k = 0; k < layer->pitch; ++k) {
+                                const int32_t there = inside && k < channels;
                                 sum = ep_sum(sum, ep_weight_at(&layer->weights, weight_index(layer, c, i, j, k), c) *
-                                       (input[(row * width + column) * channels + k] - layer->input_zero));
+                                       (there ? input[(row * width + column) * channels + k] : layer->input_zero));
+                            }
                         }
                     *output++ = finish(layer, sum, layer->multiplier[c], layer->shift[c]);
                 }
@@ -51,7 +52,6 @@ void ep_conv_2d(const ep_conv *layer, const int8_t *input, int8_t *output, void 
 #else
 #ifdef EP_MVE
 
-/* input rows as they are */
 typedef int8_t held;
 
 /* what one call works with */
@@ -97,9 +97,8 @@ static void load_row(const ep_conv *layer, const workspace *work, const int8_t *
             }
 }
 
-/* Filters of two channels, and what becomes of their biases: the input's zero point is taken off here, Σ w (x - zero) =
-   Σ w x - zero Σ w. half: 0 or 1, which two of the four they are. */
-static void decode_two(const ep_conv *layer, const workspace *work, int32_t channel, int32_t half, int32_t bias[2])
+/* filters of two channels: where `to` points those of four begin, or 32 bytes on */
+static void decode_two(const ep_conv *layer, const workspace *work, int32_t channel, int8_t *to)
 {
     const ep_weights *weights = &layer->weights;
     const int32_t bits = weights->bits, height = layer->kernel[0], apart = layer->dilation[1] * layer->pitch;
@@ -111,19 +110,10 @@ static void decode_two(const ep_conv *layer, const workspace *work, int32_t chan
     const ep_decoder by = ep_decoder_of(bits, vmulq_n_u16(second, stride));
     const int8_t *tables = weights->tables + channel * weights->stride;
     const uint8_t *data = weights->data + channel / 2 * height * pieces * piece / 4 * bits;
-    int8_t *to = work->weights + half * 32;
-    int32_t first = 0, other = 0;
-    for (int32_t i = 0; i < height; ++i) {
+    for (int32_t i = 0; i < height; ++i, to += work->vectors * 64)
         for (int32_t j = 0; j < pieces; ++j)
             for (int32_t k = j * apart, end = k + piece; k < end; k += 4, data += bits)
                 vstrbq_scatter_offset_s16(to + (k & -16) * 4 + (k & 15), places, ep_decode_eight(&by, bits, data, tables));
-        for (int32_t n = work->vectors; n > 0; --n, to += 64) {
-            first = vaddvaq_s8(first, vldrbq_s8(to));
-            other = vaddvaq_s8(other, vldrbq_s8(to + 16));
-        }
-    }
-    bias[0] = (int32_t)((uint32_t)bias[0] - (uint32_t)layer->input_zero * (uint32_t)first);
-    bias[1] = (int32_t)((uint32_t)bias[1] - (uint32_t)layer->input_zero * (uint32_t)other);
 }
 
 /* what four channels, or those that are left, do to every output */
@@ -185,9 +175,9 @@ static void convolve_block(const ep_conv *layer, const workspace *work, int32_t 
         four.there = vctp32q((uint32_t)(channels - c));
         four.scales = ep_scales_of(layer->multiplier + c, layer->shift + c, four.there);
         vstrwq_s32(four.bias, vldrwq_z_s32(layer->bias + c, four.there));
-        decode_two(layer, work, c, 0, four.bias);
+        decode_two(layer, work, c, work->weights);
         if (c + 2 < channels)
-            decode_two(layer, work, c + 2, 1, four.bias + 2);
+            decode_two(layer, work, c + 2, work->weights + 32);
         for (int32_t y = 0; y < lines; ++y)
             convolve_row(&four, work->rows + y * down, output + y * width * channels + c, width);
     }
@@ -204,7 +194,6 @@ static int32_t prepare(const ep_conv *layer, const workspace *work)
 
 #else
 
-/* input rows less the zero point */
 typedef int16_t held;
 
 /* what one call works with */
@@ -232,34 +221,30 @@ static workspace divide(const ep_conv *layer, void *scratch)
     return work;
 }
 
-/* one row of the input, less its zero point, zeros around it */
-static void load_row(const ep_conv *layer, const workspace *work, const int8_t *input, int32_t row, int16_t *to)
+/* one row of the input, its zero point around it and in the channels a pitch adds */
+static void load_row(const ep_conv *layer, const workspace *work, const int8_t *input, int32_t row, held *to)
 {
     const int32_t width = layer->input[1], channels = layer->input[2], pitch = layer->pitch;
-    const int32_t before = layer->before[1], last = smaller(width, work->columns - before);
-    const int8_t *from;
+    const int32_t before = layer->before[1], last = smaller(width, work->columns - before), zero = layer->input_zero;
+    const int8_t *from = input + row * width * channels;
+    held *const pixels = to + before * pitch;
     if (row < 0 || row >= layer->input[0]) {
-        memset(to, 0, (size_t)work->row * sizeof *to);
-        return;
-    }
-    from = input + row * width * channels;
-    memset(to, 0, (size_t)(before * pitch) * sizeof *to);
-    to += before * pitch;
-    if (pitch == channels && layer->kernel[1] >= layer->stride[1]) {
-        ep_widen(from, layer->input_zero, last * channels, to);
-        to += last * channels;
+        ep_fill(to, zero, work->row);
+    } else if (pitch == channels && layer->kernel[1] >= layer->stride[1]) {
+        ep_fill(to, zero, before * pitch);
+        ep_widen(from, last * channels, pixels);
+        ep_fill(pixels + last * pitch, zero, work->row - (before + last) * pitch);
     } else {
         /* columns between kernels are not read */
         const int32_t wide = layer->kernel[1] > 1 ? 1 : layer->stride[1];
+        ep_fill(to, zero, before * pitch);
         for (int32_t x = 0; x < last; x += wide) {
-            ep_widen(from + x * channels, layer->input_zero, channels, to + x * pitch);
-            for (int32_t k = channels; k < pitch; ++k)
-                to[x * pitch + k] = 0;
+            ep_widen(from + x * channels, channels, pixels + x * pitch);
+            ep_fill(pixels + x * pitch + channels, zero, pitch - channels);
         }
-        to += last * pitch;
+        ep_fill(pixels + last * pitch, zero, work->row - (before + last) * pitch);
     }
-    if (work->columns - before > last)
-        memset(to, 0, (size_t)((work->columns - before - last) * pitch) * sizeof *to);
+    ep_pair_inputs(to, work->row);
 }
 
 static void decode_two(const ep_conv *layer, const workspace *work, int32_t channel)
@@ -269,11 +254,12 @@ static void decode_two(const ep_conv *layer, const workspace *work, int32_t chan
     const int8_t *first = weights->bits < 8 ? weights->tables + channel * weights->stride : 0;
     /* an odd last channel is paired with itself */
     const int8_t *second = first && channel + 1 < layer->output[2] ? first + weights->stride : first;
+    const ep_tables tables = {first, second, work->pairs, work->others};
     if (weights->stride) {
         ep_prepare_table(first, weights->bits, work->pairs);
         ep_prepare_table(second, weights->bits, work->others);
     }
-    ep_decode(weights, channel / 2 * groups, groups, first, second, work->pairs, work->others, work->weights);
+    ep_decode(weights, channel / 2 * groups, groups, &tables, work->weights);
 }
 
 /* two channels' part in every output */

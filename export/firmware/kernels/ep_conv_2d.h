@@ -19,12 +19,12 @@ typedef struct {
     int8_t fast;         /* whether all sums and shifts are as ep_apply takes them, and nothing but int8 clamps */
     /* (output channels / 2, kernel height, kernel width · pitch / 4, 2 channels, 4): see `laid_out` in conv_2d.py */
     ep_weights weights;
-    const int32_t *bias;       /* (output channels) */
+    const int32_t *bias;       /* (output channels), input_zero · Σ w taken off */
     const int32_t *multiplier; /* (output channels) */
     const int8_t *shift;       /* (output channels) */
 } ep_conv;
 
-/* output[y][x][c] = clamp(output_zero + requantize(bias[c] + Σ w[c][i][j][k] · (input[…][k] - input_zero)))
+/* output[y][x][c] = clamp(output_zero + requantize(bias[c] + Σ w[c][i][j][k] · input[…][k])), input_zero where there is no input
 
    input: (batches, input), output: (batches, output). scratch: as many bytes as conv_2d.py says, on a border of 4.
    A block's input rows are kept in scratch, so `output` may lie where `input` does if no block of output rows

@@ -31,12 +31,11 @@ void ep_depthwise_conv_2d(const ep_depthwise *layer, const int8_t *input, int8_t
                         for (int32_t j = 0; j < layer->kernel[1]; ++j) {
                             const int32_t row = y * layer->stride[0] - layer->before[0] + i * layer->dilation[0];
                             const int32_t column = x * layer->stride[1] - layer->before[1] + j * layer->dilation[1];
-                            const int32_t tap = (c / 2 * layer->kernel[0] + i) * layer->kernel[1] + j;
-                            if (row < 0 || row >= height || column < 0 || column >= width)
-                                continue;
-                            sum = ep_sum(sum, ep_weight_at(&layer->weights, tap * 2 + c % 2, c) *
-                                                  (input[(row * width + column) * channels + c / layer->multiple] -
-                                                   layer->input_zero));
+                            const int32_t tap = (c / 8 * layer->kernel[0] + i) * layer->kernel[1] + j;
+                            const int32_t inside = row >= 0 && row < height && column >= 0 && column < width;
+                            const int32_t at = (row * width + column) * channels + c / layer->multiple;
+                            sum = ep_sum(sum, ep_weight_at(&layer->weights, tap * 8 + c % 8, c) *
+                                                  (inside ? input[at] : layer->input_zero));
                         }
                     *output++ = finish(layer, sum, layer->multiplier[c], layer->shift[c]);
                 }
@@ -46,7 +45,7 @@ void ep_depthwise_conv_2d(const ep_depthwise *layer, const int8_t *input, int8_t
 
 /* what one call works with */
 typedef struct {
-    uint32_t *weights; /* (4 pairs, kernel height, kernel width) pairs of two channels */
+    uint32_t *weights; /* (kernel height, kernel width, 4) pairs of two channels */
     uint32_t *pairs;   /* table of what two indices name */
     uint32_t *rows;    /* (4 pairs, held, columns) input rows, two channels to a word */
     int32_t held, columns;
@@ -65,23 +64,25 @@ static workspace divide(const ep_depthwise *layer, void *scratch)
     return work;
 }
 
-static inline uint32_t pair_of(int32_t low, int32_t high)
+static inline uint32_t halves(int32_t low, int32_t high)
 {
     return ((uint32_t)low & 0xffffu) | (uint32_t)high << 16;
 }
 
-/* `count` output channels from `first` of one row of the input, less its zero point, zeros around it. to: of the first pair. */
+/* `count` output channels from `first` of one row of the input, its zero point around it. to: of the first pair. */
 static void load_row(const ep_depthwise *layer, const workspace *work, const int8_t *input, int32_t row, int32_t first,
                      int32_t count, uint32_t *to)
 {
-    const int32_t width = layer->input[1], channels = layer->input[2], zero = layer->input_zero, multiple = layer->multiple;
+    const int32_t width = layer->input[1], channels = layer->input[2], multiple = layer->multiple;
+    const uint32_t zeros = halves(layer->input_zero, layer->input_zero);
     const int32_t plane = work->held * work->columns, before = layer->before[1];
     const int32_t start = row < 0 || row >= layer->input[0] ? work->columns : before;
     const int32_t end = smaller(work->columns, before + width);
     for (int32_t pair = 0; pair < EP_DEPTHWISE_CHANNELS / 2; ++pair) {
-        memset(to + pair * plane, 0, (size_t)start * sizeof *to);
-        if (start <= end)
-            memset(to + pair * plane + end, 0, (size_t)(work->columns - end) * sizeof *to);
+        for (int32_t x = 0; x < start; ++x)
+            to[pair * plane + x] = zeros;
+        for (int32_t x = end; x < work->columns; ++x)
+            to[pair * plane + x] = zeros;
     }
     if (multiple == 1 && count == EP_DEPTHWISE_CHANNELS) {
         for (int32_t x = start; x < end; ++x) {
@@ -89,7 +90,7 @@ static void load_row(const ep_depthwise *layer, const workspace *work, const int
                 int16_t values[EP_DEPTHWISE_CHANNELS];
                 uint32_t pairs[EP_DEPTHWISE_CHANNELS / 2];
             } wide;
-            ep_widen(input + (row * width + x - before) * channels + first, zero, EP_DEPTHWISE_CHANNELS, wide.values);
+            ep_widen(input + (row * width + x - before) * channels + first, EP_DEPTHWISE_CHANNELS, wide.values);
             for (int32_t pair = 0; pair < EP_DEPTHWISE_CHANNELS / 2; ++pair)
                 to[pair * plane + x] = wide.pairs[pair];
         }
@@ -100,7 +101,7 @@ static void load_row(const ep_depthwise *layer, const workspace *work, const int
         for (int32_t c = 0; c < EP_DEPTHWISE_CHANNELS; c += 2) {
             /* what a last block leaves unused is never stored */
             const int32_t low = first + smaller(c, count - 1), high = first + smaller(c + 1, count - 1);
-            to[c / 2 * plane + x] = pair_of(from[low / multiple] - zero, from[high / multiple] - zero);
+            to[c / 2 * plane + x] = halves(from[low / multiple], from[high / multiple]);
         }
     }
 }
@@ -108,22 +109,23 @@ static void load_row(const ep_depthwise *layer, const workspace *work, const int
 static void decode_block(const ep_depthwise *layer, const workspace *work, int32_t first)
 {
     const ep_weights *weights = &layer->weights;
+    const ep_tables tables = {weights->tables, weights->tables, work->pairs, work->pairs};
     const int32_t start = first * work->taps;
     if (!weights->stride) {
-        ep_decode(weights, start / 8, work->taps, weights->tables, weights->tables, work->pairs, work->pairs, work->weights);
+        ep_decode(weights, start / 8, work->taps, &tables, work->weights);
         return;
     }
     /* every channel has a table of its own */
     for (int32_t n = 0; n < EP_DEPTHWISE_CHANNELS / 2 * work->taps; ++n) {
-        const int32_t channel = smaller(first + n / work->taps * 2, layer->output[2] - 1);
+        const int32_t channel = smaller(first + n % 4 * 2, layer->output[2] - 1);
         const int32_t next = smaller(channel + 1, layer->output[2] - 1);
-        work->weights[n] = pair_of(ep_weight_at(weights, start + 2 * n, channel), ep_weight_at(weights, start + 2 * n + 1, next));
+        work->weights[n] = ep_pair_of(ep_weight_at(weights, start + 2 * n, channel), ep_weight_at(weights, start + 2 * n + 1, next));
     }
 }
 
 /* two channels' part in every output */
 typedef struct {
-    const uint32_t *weights; /* (height, width) */
+    const uint32_t *weights; /* (height, width), every fourth */
     int32_t height, width, apart, below; /* words from tap to tap, right and down */
     int32_t bias[2];
     ep_scale scale[2];
@@ -136,8 +138,8 @@ static inline void window_sums(const channels_two *two, const uint32_t *x0, cons
     const uint32_t *w = two->weights;
     const int32_t below = two->below, apart = two->apart;
     if (two->width == 3 && apart == 1) {
-        for (int32_t i = two->height; i > 0; --i, w += 3, x0 += below, x1 += below) {
-            const uint32_t a = w[0], b = w[1], c = w[2];
+        for (int32_t i = two->height; i > 0; --i, w += 12, x0 += below, x1 += below) {
+            const uint32_t a = w[0], b = w[4], c = w[8];
             uint32_t x = x0[0], y = x0[1], z = x0[2];
             s0 = ep_dot_low(c, z, ep_dot_low(b, y, ep_dot_low(a, x, s0)));
             s2 = ep_dot_high(c, z, ep_dot_high(b, y, ep_dot_high(a, x, s2)));
@@ -147,7 +149,7 @@ static inline void window_sums(const channels_two *two, const uint32_t *x0, cons
         }
     } else {
         for (int32_t i = two->height; i > 0; --i, x0 += below, x1 += below)
-            for (int32_t j = 0; j < two->width; ++j, ++w) {
+            for (int32_t j = 0; j < two->width; ++j, w += 4) {
                 s0 = ep_dot_low(*w, x0[j * apart], s0);
                 s2 = ep_dot_high(*w, x0[j * apart], s2);
                 s1 = ep_dot_low(*w, x1[j * apart], s1);
@@ -237,7 +239,7 @@ void ep_depthwise_conv_2d(const ep_depthwise *layer, const int8_t *input, int8_t
                     load_row(layer, &work, input, loaded - layer->before[0], first, count,
                              work.rows + (loaded - at) * work.columns);
                 for (int32_t c = 0; c < count; c += 2)
-                    convolve(layer, &work, first + c, work.weights + c / 2 * work.taps, work.rows + c / 2 * plane, end - y,
+                    convolve(layer, &work, first + c, work.weights + c / 2, work.rows + c / 2 * plane, end - y,
                              output + y * layer->output[1] * channels);
             }
         }

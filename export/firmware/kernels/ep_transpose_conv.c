@@ -1,16 +1,19 @@
 #include "ep_transpose_conv.h"
 
+#include "ep_dot.h"
 #include "ep_requantize.h"
 
 /* Σ w · (x - zero) over `depth` channels. w: pairs, x: int8. */
+static inline int32_t first_of(uint32_t w) { return ep_dot_low(w, 1, 0); }
+static inline int32_t second_of(uint32_t w) { return ep_dot_high(w, 0x10000u, 0); }
 static int32_t dot(const uint32_t *w, const int8_t *x, int32_t depth, int32_t zero, int32_t sum)
 {
     for (; depth > 1; depth -= 2, x += 2, ++w) {
-        const int32_t low = (int16_t)(uint16_t)*w * (x[0] - zero);
-        const int32_t high = (int16_t)(uint16_t)(*w >> 16) * (x[1] - zero);
+        const int32_t low = first_of(*w) * (x[0] - zero);
+        const int32_t high = second_of(*w) * (x[1] - zero);
         sum = ep_sum(ep_sum(sum, low), high);
     }
-    return depth ? ep_sum(sum, (int16_t)(uint16_t)*w * (x[0] - zero)) : sum;
+    return depth ? ep_sum(sum, first_of(*w) * (x[0] - zero)) : sum;
 }
 
 static int32_t output_sum(const ep_transpose *layer, const uint32_t *weights, const int8_t *input, int32_t y, int32_t x,
@@ -44,7 +47,8 @@ void ep_transpose_conv(const ep_transpose *layer, const int8_t *input, int8_t *o
             int8_t *to = output + c;
             if (table)
                 ep_prepare_table(table, weights->bits, pairs);
-            ep_decode(weights, c * groups, groups, table, table, pairs, pairs, decoded);
+            const ep_tables tables = {table, table, pairs, pairs};
+            ep_decode(weights, c * groups, groups, &tables, decoded);
             for (int32_t y = 0; y < layer->output[0]; ++y)
                 for (int32_t x = 0; x < layer->output[1]; ++x, to += channels) {
                     const int32_t sum = output_sum(layer, decoded, input, y, x, layer->bias[c]);

@@ -49,7 +49,8 @@ def conv_2d(node: Node, budget: int) -> Call:
     limits = fused_range(node, node.byte(3))
     pitch = row_pitch(data.shape[3], place.kernel[1], place.stride[1], place.dilation[1])
     laid = lay_out(node, weights, values, 0, lambda codes: laid_out(codes, pitch))
-    numbers = per_channel(node, data, weights, values, 0, bias)
+    added = weights.shape[1] * weights.shape[2] * (pitch - data.shape[3]) * laid.filler
+    numbers = per_channel(node, data, weights, values, 0, bias, added=added)
     # words of two channels' weights, pairs of values; then rows of int16
     fixed = 4 * (place.kernel[0] * place.kernel[1] * pitch + laid.pairs * (2 if laid.stride else 1))
     row = (place.columns * pitch + 1) // 2 * 4

@@ -11,9 +11,6 @@ from ..call import INT8, Call, check_int8, fused_range, name_of, pointer, scratc
 from ..graph import Node
 from ..weights import check_weights, lay_out, per_channel
 
-# EP_DENSE_GROUPS of 8 weights as int16
-DECODED_BYTES = 16 * 8 * 2
-
 
 def fully_connected(node: Node, budget: int) -> Call:
     """One row of inputs after another."""
@@ -37,7 +34,6 @@ def fully_connected(node: Node, budget: int) -> Call:
             "batches": data.size // inputs,
             "inputs": inputs,
             "outputs": outputs,
-            "input_zero": data.zero_point,
             "output_zero": node.output.zero_point,
             "least": limits[0],
             "most": limits[1],
@@ -54,7 +50,7 @@ def fully_connected(node: Node, budget: int) -> Call:
         "fully_connected",
         (text,),
         (*laid.arrays, *numbers.arrays, layer),
-        tables + DECODED_BYTES + row,
+        tables + row,
     )
 
 
