@@ -4,6 +4,7 @@
 
 #include "ep_dot.h"
 #include "ep_requantize.h"
+#include "ep_vector.h"
 
 static int32_t smaller(int32_t a, int32_t b)
 {
@@ -39,6 +40,192 @@ void ep_depthwise_conv_2d(const ep_depthwise *layer, const int8_t *input, int8_t
                         }
                     *output++ = finish(layer, sum, layer->multiplier[c], layer->shift[c]);
                 }
+}
+
+#else
+#ifdef EP_MVE
+
+/* output channels that share a pass over the input: as int8 they take the room of eight int16 */
+#define CHANNELS 16
+
+/* what one call works with */
+typedef struct {
+    int8_t *weights; /* (kernel height, kernel width, 16) */
+    int8_t *rows;    /* (held, columns, 16) input rows */
+    int32_t columns, taps;
+} workspace;
+
+static workspace divide(const ep_depthwise *layer, void *scratch)
+{
+    workspace work;
+    work.columns = (layer->output[1] - 1) * layer->stride[1] + (layer->kernel[1] - 1) * layer->dilation[1] + 1;
+    work.taps = layer->kernel[0] * layer->kernel[1];
+    work.weights = scratch;
+    work.rows = work.weights + CHANNELS * work.taps;
+    return work;
+}
+
+/* output channels from `first` of one row of the input, its zero point around it */
+static void load_row(const ep_depthwise *layer, const workspace *work, const int8_t *input, int32_t row, int32_t first, int8_t *to)
+{
+    const int32_t width = layer->input[1], channels = layer->input[2], multiple = layer->multiple, before = layer->before[1];
+    const int32_t last = smaller(width, work->columns - before);
+    const mve_pred16_t there = vctp8q((uint32_t)(layer->output[2] - first));
+    const int8_t *from = input + row * width * channels + first / multiple;
+    if (row < 0 || row >= layer->input[0]) {
+        memset(to, layer->input_zero, (size_t)(work->columns * CHANNELS));
+        return;
+    }
+    memset(to, layer->input_zero, (size_t)(before * CHANNELS));
+    memset(to + (before + last) * CHANNELS, layer->input_zero, (size_t)((work->columns - before - last) * CHANNELS));
+    to += before * CHANNELS;
+    if (multiple == 1) {
+        for (int32_t x = 0; x < last; ++x, from += channels, to += CHANNELS)
+            vstrbq_s8(to, vldrbq_z_s8(from, there));
+    } else {
+        uint8_t places[CHANNELS]; /* of each output channel's input, counted from the first's */
+        for (int32_t c = 0; c < CHANNELS; ++c)
+            places[c] = (uint8_t)((first + c) / multiple - first / multiple);
+        for (int32_t x = 0; x < last; ++x, from += channels, to += CHANNELS)
+            vstrbq_s8(to, vldrbq_gather_offset_z_s8(from, vldrbq_u8(places), there));
+    }
+}
+
+/* eight channels' weights */
+static void decode_eight(const ep_depthwise *layer, const workspace *work, int32_t first, int8_t *to)
+{
+    const ep_weights *weights = &layer->weights;
+    /* channels that are not there take the last one's table */
+    const uint16x8_t channel = vminq_u16(vidupq_n_u16(0, 1), vdupq_n_u16((uint16_t)(layer->output[2] - 1 - first)));
+    const ep_decoder by = ep_decoder_of(weights->bits, vmulq_n_u16(channel, weights->stride));
+    const int8_t *tables = weights->tables + first * weights->stride;
+    const uint8_t *data = weights->data + first / 8 * work->taps * weights->bits;
+    for (int32_t tap = 0; tap < work->taps; ++tap, data += weights->bits, to += CHANNELS)
+        vstrbq_s16(to, ep_decode_eight(&by, weights->bits, data, tables));
+}
+
+/* what four channels, or those that are left, do to every output */
+typedef struct {
+    const int8_t *weights;
+    uint32_t height, width;
+    int32_t below, apart;  /* bytes from the end of a kernel row to the next, from tap to tap */
+    int32_t aside, beside; /* bytes from the first pixel of a pair to the second, of the input and of the output */
+    int32_t step, further; /* bytes from pair to pair */
+    int32_t zero;
+    mve_pred16_t there;
+    int32x4_t bias;
+    ep_scales scales;
+} channels_four;
+
+/* one tap of two pixels */
+static inline void add_products(const int8_t *w, const int8_t *x, const int8_t *y, int32x4_t *sum, int32x4_t *other)
+{
+    const int32x4_t v = vldrbq_s32(w);
+    *sum = vaddq_s32(*sum, vmulq_s32(v, vldrbq_s32(x)));
+    *other = vaddq_s32(*other, vmulq_s32(v, vldrbq_s32(y)));
+}
+
+static inline void store(const channels_four *four, ep_scales scales, int32x4_t sum, int8_t *output)
+{
+    vstrbq_p_s32(output, ep_saturate_four(vaddq_n_s32(ep_requantize_four(scales, sum), four->zero)), four->there);
+}
+
+/* `count` pairs of outputs. pixel: the first one's first tap. */
+EP_APART static void convolve_pairs(const channels_four *four, const int8_t *pixel, int8_t *output, int32_t count)
+{
+    const ep_scales scales = four->scales;
+    for (; count > 0; --count) {
+        const int8_t *w = four->weights, *x = pixel, *y = pixel + four->aside;
+        int32x4_t sum = four->bias, other = sum;
+        uint32_t row = four->height;
+        if (four->width == 3 && four->apart == CHANNELS)
+            do {
+                add_products(w, x, y, &sum, &other);
+                add_products(w + CHANNELS, x + CHANNELS, y + CHANNELS, &sum, &other);
+                add_products(w + 2 * CHANNELS, x + 2 * CHANNELS, y + 2 * CHANNELS, &sum, &other);
+                w += 3 * CHANNELS, x += 3 * CHANNELS + four->below, y += 3 * CHANNELS + four->below;
+                EP_IN_REGISTERS(x, y);
+            } while (--row);
+        else
+            do {
+                uint32_t n = four->width;
+                do {
+                    add_products(w, x, y, &sum, &other);
+                    w += CHANNELS, x += four->apart, y += four->apart;
+                    EP_IN_REGISTERS(x, y);
+                } while (--n);
+                x += four->below, y += four->below;
+            } while (--row);
+        store(four, scales, sum, output);
+        store(four, scales, other, output + four->beside);
+        pixel += four->step, output += four->further;
+    }
+}
+
+/* four channels of a block of output rows. pixels: the first one's first tap; down: bytes from the taps of a row to the next's. */
+static void convolve(const ep_depthwise *layer, channels_four *four, const int8_t *pixels, int32_t down, int32_t rows, int8_t *output)
+{
+    const int32_t channels = layer->output[2], width = layer->output[1], step = layer->stride[1] * CHANNELS;
+    const int32_t line = width * channels;
+    if (width % 2 == 0) {
+        four->aside = step, four->beside = channels, four->step = 2 * step, four->further = 2 * channels;
+        for (; rows > 0; --rows, pixels += down, output += line)
+            convolve_pairs(four, pixels, output, width / 2);
+        return;
+    }
+    /* one above the other in rows of odd length; a last row is its own other */
+    four->aside = down, four->beside = line, four->step = step, four->further = channels;
+    for (; rows > 0; rows -= 2, pixels += 2 * down, output += 2 * line) {
+        if (rows == 1)
+            four->aside = four->beside = 0;
+        convolve_pairs(four, pixels, output, width);
+    }
+}
+
+/* channels from `first` of a block of output rows */
+static void convolve_block(const ep_depthwise *layer, const workspace *work, int32_t first, int32_t rows, int8_t *output)
+{
+    const int32_t channels = layer->output[2], row = work->columns * CHANNELS, apart = layer->dilation[1] * CHANNELS;
+    channels_four four = {.height = (uint32_t)layer->kernel[0],
+                          .width = (uint32_t)layer->kernel[1],
+                          .below = layer->dilation[0] * row - layer->kernel[1] * apart,
+                          .apart = apart,
+                          .zero = layer->output_zero};
+    for (int32_t c = first; c < smaller(first + CHANNELS, channels); c += 4) {
+        four.weights = work->weights + c - first;
+        four.there = vctp32q((uint32_t)(channels - c));
+        four.bias = vldrwq_z_s32(layer->bias + c, four.there);
+        four.scales = ep_scales_of(layer->multiplier + c, layer->shift + c, four.there);
+        convolve(layer, &four, work->rows + c - first, layer->stride[0] * row, rows, output + c);
+    }
+}
+
+void ep_depthwise_conv_2d(const ep_depthwise *layer, const int8_t *input, int8_t *output, void *scratch)
+{
+    const workspace work = divide(layer, scratch);
+    const int32_t height = layer->output[0], channels = layer->output[2], stride = layer->stride[0];
+    const int32_t reach = (layer->kernel[0] - 1) * layer->dilation[0] + 1, row = work.columns * CHANNELS;
+    for (int32_t batch = 0; batch < layer->batches; ++batch) {
+        for (int32_t first = 0; first < channels; first += CHANNELS) {
+            int32_t at = 0, loaded = 0; /* rows counted from the first of the padding; `rows` holds those from `at` */
+            decode_eight(layer, &work, first, work.weights);
+            if (first + 8 < channels)
+                decode_eight(layer, &work, first + 8, work.weights + 8);
+            for (int32_t y = 0; y < height; y += layer->block) {
+                const int32_t end = smaller(y + layer->block, height), kept = loaded - y * stride;
+                if (kept > 0)
+                    memmove(work.rows, work.rows + (y * stride - at) * row, (size_t)(kept * row));
+                at = y * stride;
+                loaded = kept > 0 ? loaded : at;
+                for (; loaded < (end - 1) * stride + reach; ++loaded)
+                    load_row(layer, &work, input, loaded - layer->before[0], first, work.rows + (loaded - at) * row);
+                convolve_block(layer, &work, first, end - y, output + y * layer->output[1] * channels);
+            }
+        }
+        ep_clamp_all(output, height * layer->output[1] * channels, layer->least, layer->most);
+        input += layer->input[0] * layer->input[1] * layer->input[2];
+        output += height * layer->output[1] * channels;
+    }
 }
 
 #else
@@ -248,4 +435,5 @@ void ep_depthwise_conv_2d(const ep_depthwise *layer, const int8_t *input, int8_t
     }
 }
 
+#endif
 #endif
