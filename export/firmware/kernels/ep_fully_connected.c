@@ -4,6 +4,7 @@
 
 #include "ep_decode.h"
 #include "ep_requantize.h"
+#include "ep_vector.h"
 
 EP_APART static int8_t finish_any(const ep_dense *layer, int32_t sum, int32_t channel)
 {
@@ -33,6 +34,82 @@ void ep_fully_connected(const ep_dense *layer, const int8_t *input, int8_t *outp
                                       input[k]);
             *output++ = finish(layer, sum, c);
         }
+}
+
+#elif defined(EP_MVE)
+
+/* 32 indices of 4 bits, the half of a byte that comes first being the high one. values: inputs of even and of odd number. */
+static inline int32_t add_products(uint8x16_t bytes, const int8_t *table, int8x16x2_t values, int32_t sum)
+{
+    sum = vmladavaq_s8(sum, vldrbq_gather_offset_s8(table, vshrq_n_u8(bytes, 4)), values.val[0]);
+    return vmladavaq_s8(sum, vldrbq_gather_offset_s8(table, vandq_u8(bytes, vdupq_n_u8(15))), values.val[1]);
+}
+
+/* 4-bit indices of two outputs, 32 of each at a time. x: int8, zeros to a multiple of 32. */
+EP_APART static void dot_bytes(const uint8_t *data, const int8_t *first, const int8_t *second, const int8_t *x, int32_t groups,
+                               int32_t sums[2])
+{
+    /* of four bytes the first two are the one output's */
+    const uint8x16_t places = {0, 1, 4, 5, 8, 9, 12, 13, 16, 17, 20, 21, 24, 25, 28, 29};
+    int32_t s0 = sums[0], s1 = sums[1];
+    for (uint32_t n = (uint32_t)groups / 8; n != 0; --n, data += 32, x += 32) {
+        const int8x16x2_t values = vld2q_s8(x);
+        s0 = add_products(vldrbq_gather_offset_u8(data, places), first, values, s0);
+        s1 = add_products(vldrbq_gather_offset_u8(data + 2, places), second, values, s1);
+    }
+    if (groups % 8) {
+        const mve_pred16_t there = vctp8q(2 * ((uint32_t)groups % 8));
+        const int8x16x2_t values = vld2q_s8(x);
+        s0 = add_products(vldrbq_gather_offset_z_u8(data, places, there), first, values, s0);
+        s1 = add_products(vldrbq_gather_offset_z_u8(data + 2, places, there), second, values, s1);
+    }
+    sums[0] = s0, sums[1] = s1;
+}
+
+/* the same for indices of any width, four of each at a time. stride: entries from the first output's table to the second's. */
+EP_APART static void dot_any(const uint8_t *data, int32_t bits, const int8_t *tables, int32_t stride, const int8_t *x,
+                             int32_t groups, int32_t sums[2])
+{
+    const uint16x8_t places = {0, 1, 2, 3, 0, 1, 2, 3}, other = {0, 0, 0, 0, 1, 1, 1, 1};
+    const ep_decoder by = ep_decoder_of(bits, vmulq_n_u16(other, (uint16_t)stride));
+    const int16x8_t of_second = vnegq_s16(vreinterpretq_s16_u16(other));
+    int32_t both = 0, s1 = 0;
+    for (; groups > 0; --groups, data += bits, x += 4) {
+        const int16x8_t w = ep_decode_eight(&by, bits, data, tables), values = vldrbq_gather_offset_s16(x, places);
+        both = vmladavaq_s16(both, w, values);
+        s1 = vmladavaq_s16(s1, vandq_s16(w, of_second), values);
+    }
+    sums[0] = ep_sum(sums[0], both - s1), sums[1] = ep_sum(sums[1], s1);
+}
+
+void ep_fully_connected(const ep_dense *layer, const int8_t *input, int8_t *output, void *scratch)
+{
+    const ep_weights *weights = &layer->weights;
+    const int32_t inputs = layer->inputs, outputs = layer->outputs, groups = (inputs + 3) / 4, bits = weights->bits;
+    int8_t *x = scratch; /* (inputs), zeros to a multiple of 32 */
+    memset(x + inputs, 0, (size_t)(-inputs & 31));
+    for (int32_t batch = 0; batch < layer->batches; ++batch, input += inputs, output += outputs) {
+        const uint8_t *data = weights->data;
+        const int8_t *tables = weights->tables;
+        memcpy(x, input, (size_t)inputs);
+        for (int32_t c = 0; c < outputs; c += 4) {
+            const mve_pred16_t there = vctp32q((uint32_t)(outputs - c));
+            int32_t sums[4];
+            vstrwq_s32(sums, vldrwq_z_s32(layer->bias + c, there));
+            for (int32_t n = 0; n < 4 && c + n < outputs; n += 2, data += groups * bits, tables += 2 * weights->stride) {
+                /* an odd last output is paired with itself */
+                const int32_t stride = c + n + 1 < outputs ? weights->stride : 0;
+                if (bits == 4)
+                    dot_bytes(data, tables, tables + stride, x, groups, sums + n);
+                else
+                    dot_any(data, bits, tables, stride, x, groups, sums + n);
+            }
+            const ep_scales scales = ep_scales_of(layer->multiplier + c, layer->shift + c, there);
+            const int32x4_t scaled = vaddq_n_s32(ep_requantize_four(scales, vldrwq_s32(sums)), layer->output_zero);
+            vstrbq_p_s32(output + c, ep_saturate_four(scaled), there);
+        }
+        ep_clamp_all(output, outputs, layer->least, layer->most);
+    }
 }
 
 #else
