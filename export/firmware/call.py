@@ -124,7 +124,7 @@ def check_int8(node: Node, *values: Value) -> None:
                 value.type.name.lower(),
                 value,
             )
-        if value.scales.size != 1 or abs(value.zero_point) > 128:
+        if value.scales.size != 1 or not -128 <= value.zero_point <= 127:
             raise node.refuse("must have one scale and zero point", f"{value.scales.size}", value)
 
 

@@ -39,12 +39,16 @@ class Codes:
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """Constants of an operator with weights, and its fields in the layer's struct. bits, stride: see ep_weights.h."""
+    """Constants of an operator with weights, and its fields in the layer's struct. bits, stride: see ep_weights.h.
+
+    filler: what the kernels read where the layout has no weight, for all channels or each.
+    """
 
     arrays: tuple[Array, ...]
     fields: dict[str, object]
     bits: int
     stride: int
+    filler: NDArray[np.int64]
 
     @property
     def pairs(self) -> int:
@@ -114,7 +118,7 @@ def lay_out(
     if encoded.table is None:
         plain = Array(f"{name}_weights", ordered.view(np.uint8), f"{comment}, int8", Share.WEIGHTS)
         fields = {"data": plain.name, "tables": "0", "bits": DENSE_BITS, "stride": 0}
-        return Weights((plain,), {"weights": _braces(fields)}, DENSE_BITS, 0)
+        return Weights((plain,), {"weights": _braces(fields)}, DENSE_BITS, 0, np.zeros(1, np.int64))
     packed = np.frombuffer(pack_codes(ordered.astype(np.uint8), encoded.bits), np.uint8)
     arrays = (
         Array(f"{name}_weights", packed, f"{comment}, indices of {encoded.bits} bits", Share.WEIGHTS),
@@ -126,7 +130,13 @@ def lay_out(
         "bits": encoded.bits,
         "stride": encoded.stride,
     }
-    return Weights(arrays, {"weights": _braces(fields)}, encoded.bits, encoded.stride)
+    return Weights(
+        arrays,
+        {"weights": _braces(fields)},
+        encoded.bits,
+        encoded.stride,
+        encoded.table[:, 0].astype(np.int64),
+    )
 
 
 def _braces(fields: dict[str, object]) -> str:
@@ -143,9 +153,20 @@ class Channels:
 
 
 def per_channel(
-    node: Node, data: Value, weights: Value, values: NDArray[np.int8], axis: int, bias: Value | None
+    node: Node,
+    data: Value,
+    weights: Value,
+    values: NDArray[np.int8],
+    axis: int,
+    bias: Value | None,
+    zero_taken: bool = True,
+    added: NDArray[np.int64] | int = 0,
 ) -> Channels:
-    """The numbers of every output channel, from scales as the reference kernels multiply them."""
+    """The numbers of every output channel, from scales as the reference kernels multiply them.
+
+    zero_taken: whether the input's zero point is taken off in the biases, as Σ w (x - zero) = Σ w x - zero Σ w.
+    added: what a layout adds to Σ w.
+    """
     rows = channel_rows(values, axis).astype(np.int64)
     product = [float(data.scales[0]) * float(scale) for scale in weights.scales]
     if node.op == "FULLY_CONNECTED" and weights.scales.size == 1:
@@ -159,6 +180,9 @@ def per_channel(
         raise node.refuse("must have scales whose ratio is below 2^30", "larger ones")
     farthest = max(127 - data.zero_point, 128 + data.zero_point)
     bounds = np.abs(given) + np.abs(rows).sum(axis=1) * farthest
+    if zero_taken:
+        # wraps around as the kernels' sums do
+        given = given - data.zero_point * (rows.sum(axis=1) + added)
     name = name_of(node)
     arrays = tuple(
         Array(f"{name}_{part}", numbers, "", Share.CHANNELS)

@@ -19,13 +19,13 @@ typedef struct {
     int16_t block;       /* output rows computed from one loading of input rows */
     int16_t input_zero, output_zero, least, most;
     int16_t fast;        /* whether all sums and shifts are as ep_apply takes them, and nothing but int8 clamps */
-    ep_weights weights;  /* (output channels / 8, 4 pairs, kernel height, kernel width, 2): `laid_out` in depthwise_conv_2d.py */
-    const int32_t *bias;       /* (output channels) */
+    ep_weights weights;  /* (output channels / 8, kernel height, kernel width, 8): `laid_out` in depthwise_conv_2d.py */
+    const int32_t *bias;       /* (output channels), input_zero · Σ w taken off */
     const int32_t *multiplier; /* (output channels) */
     const int8_t *shift;       /* (output channels) */
 } ep_depthwise;
 
-/* output[y][x][c] = clamp(output_zero + requantize(bias[c] + Σ w[i][j][c] · (input[…][c / multiple] - input_zero)))
+/* output[y][x][c] = clamp(output_zero + requantize(bias[c] + Σ w[i][j][c] · input[…][c / multiple])), input_zero where there is no input
 
    input: (batches, input), output: (batches, output). scratch: as many bytes as depthwise_conv_2d.py says, on a border
    of 4. A block's input rows are kept as int16, so `output` may lie where `input` does if no block of output rows

@@ -1,4 +1,4 @@
-/* Sums of products of int16 pairs: SMLAD or vectors (MVE) where the core has them, the same in C elsewhere. */
+/* Sums of products of int16 pairs: SMLAD where the core has it, the same in C elsewhere. */
 #ifndef EP_DOT_H
 #define EP_DOT_H
 
@@ -14,16 +14,14 @@
 #include <arm_acle.h>
 #define EP_DSP 1
 #endif
-#if defined(__ARM_FEATURE_MVE) && !defined(EP_PLAIN_C)
-#include <arm_mve.h>
-#define EP_MVE 1
-#endif
 
-/* functions whose registers are all spoken for */
+/* functions whose registers are all spoken for, and those made for each of several constants */
 #if defined(__GNUC__)
 #define EP_APART __attribute__((noinline))
+#define EP_INLINE static inline __attribute__((always_inline))
 #else
 #define EP_APART
+#define EP_INLINE static inline
 #endif
 
 /* two int16 from a border of four bytes, as one load */
@@ -38,34 +36,60 @@ static inline uint32_t ep_load_pair(const int16_t *values)
     return pair;
 }
 
-/* sum + a.low · b.low + a.high · b.high */
-static inline int32_t ep_dot_pair(uint32_t a, uint32_t b, int32_t sum)
+/* Two weights and two inputs as words. With SMLAD: halves, the first in the low one. Without it one multiplication gives both
+   products: w = -(w0 · 2^16 + w1), x = x0 + x1 · 2^16, so w · x = -(w0 x0 + w1 x1) · 2^16 - w1 x0 modulo 2^32. The last
+   term is small and is rounded off; minus keeps the sum of two int8 products within 16 bits, even that of four -128. */
+static inline uint32_t ep_pair_of(int32_t w0, int32_t w1)
 {
 #ifdef EP_DSP
-    return __smlad((int16x2_t)a, (int16x2_t)b, sum);
+    return ((uint32_t)w0 & 0xffffu) | (uint32_t)w1 << 16;
 #else
-    const int32_t low = (int16_t)(uint16_t)a * (int16_t)(uint16_t)b;
-    const int32_t high = (int16_t)(uint16_t)(a >> 16) * (int16_t)(uint16_t)(b >> 16);
-    return (int32_t)((uint32_t)sum + (uint32_t)low + (uint32_t)high);
+    return 0u - ((uint32_t)w0 << 16) - (uint32_t)w1;
 #endif
 }
 
-/* sum + a.low · b.low, and the same of the high halves */
-static inline int32_t ep_dot_low(uint32_t a, uint32_t b, int32_t sum)
+#define EP_ROUND 0x8000u
+
+/* sum + w0 · x0 + w1 · x1 */
+static inline int32_t ep_dot_pair(uint32_t w, uint32_t x, int32_t sum)
 {
 #ifdef EP_DSP
-    return __smlabb((int32_t)a, (int32_t)b, sum);
+    return __smlad((int16x2_t)w, (int16x2_t)x, sum);
 #else
-    return (int32_t)((uint32_t)sum + (uint32_t)((int16_t)(uint16_t)a * (int16_t)(uint16_t)b));
+    return (int32_t)((uint32_t)sum - (uint32_t)((int32_t)(w * x + EP_ROUND) >> 16));
 #endif
 }
 
-static inline int32_t ep_dot_high(uint32_t a, uint32_t b, int32_t sum)
+/* count int16, on a border of 4 bytes, as words of two inputs */
+static inline void ep_pair_inputs(int16_t *values, int32_t count)
 {
 #ifdef EP_DSP
-    return __smlatt((int32_t)a, (int32_t)b, sum);
+    (void)values, (void)count; /* they are */
 #else
-    return ep_dot_low(a >> 16, b >> 16, sum);
+    for (; count > 0; count -= 2, values += 2) {
+        const uint32_t pair = (uint32_t)values[0] + ((uint32_t)values[1] << 16);
+        memcpy(values, &pair, sizeof pair);
+    }
+#endif
+}
+
+/* sum + w0 · x.low, the halves of x as they are */
+static inline int32_t ep_dot_low(uint32_t w, uint32_t x, int32_t sum)
+{
+#ifdef EP_DSP
+    return __smlabb((int32_t)w, (int32_t)x, sum);
+#else
+    return (int32_t)((uint32_t)sum - (uint32_t)(((int32_t)(w + EP_ROUND) >> 16) * (int16_t)(uint16_t)x));
+#endif
+}
+
+/* sum + w1 · x.high */
+static inline int32_t ep_dot_high(uint32_t w, uint32_t x, int32_t sum)
+{
+#ifdef EP_DSP
+    return __smlatt((int32_t)w, (int32_t)x, sum);
+#else
+    return (int32_t)((uint32_t)sum - (uint32_t)((int16_t)(uint16_t)w * (int16_t)(uint16_t)(x >> 16)));
 #endif
 }
 
@@ -73,41 +97,7 @@ static inline int32_t ep_dot_high(uint32_t a, uint32_t b, int32_t sum)
 
    w: (rows, groups, 2 channels, 2) pairs. x0, x1: the pixels' (rows, 4 · groups) int16, rows `apart` int16 apart, on a border
    of 4 bytes. sums: channel 0 of both pixels, channel 1 of both. */
-#ifdef EP_MVE
-
-static inline void ep_dot_block(const uint32_t *w, const int16_t *x0, const int16_t *x1, int32_t groups, int32_t rows,
-                                int32_t apart, int32_t sums[4])
-{
-    /* eight of a channel lie in two fours, the other channel's between them */
-    const uint64x2_t first = {0, 16}, second = {8, 24};
-    const mve_pred16_t four = vctp16q(4);
-    int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
-    for (; rows > 0; --rows, x0 += apart, x1 += apart) {
-        const int16_t *a = x0, *b = x1;
-        for (int32_t n = groups / 2; n > 0; --n, w += 8, a += 8, b += 8) {
-            const int16x8_t w0 = vreinterpretq_s16_s64(vldrdq_gather_offset_s64((const int64_t *)(const void *)w, first));
-            const int16x8_t w1 = vreinterpretq_s16_s64(vldrdq_gather_offset_s64((const int64_t *)(const void *)w, second));
-            const int16x8_t x = vldrhq_s16(a), y = vldrhq_s16(b);
-            s0 = vmladavaq_s16(s0, w0, x);
-            s1 = vmladavaq_s16(s1, w0, y);
-            s2 = vmladavaq_s16(s2, w1, x);
-            s3 = vmladavaq_s16(s3, w1, y);
-        }
-        if (groups & 1) {
-            const int16_t *const v = (const int16_t *)(const void *)w;
-            const int16x8_t w0 = vldrhq_z_s16(v, four), w1 = vldrhq_z_s16(v + 4, four);
-            const int16x8_t x = vldrhq_z_s16(a, four), y = vldrhq_z_s16(b, four);
-            s0 = vmladavaq_s16(s0, w0, x);
-            s1 = vmladavaq_s16(s1, w0, y);
-            s2 = vmladavaq_s16(s2, w1, x);
-            s3 = vmladavaq_s16(s3, w1, y);
-            w += 4;
-        }
-    }
-    sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
-}
-
-#elif defined(EP_DSP) && defined(__OPTIMIZE__) && !defined(EP_NO_ASM)
+#if defined(EP_DSP) && defined(__OPTIMIZE__) && !defined(EP_NO_ASM)
 
 /* four products of each sum: what the loop below says in C, with loads of several words */
 #define EP_FOUR                              \
@@ -153,32 +143,34 @@ static inline void ep_dot_block(const uint32_t *w, const int16_t *x0, const int1
     sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
 }
 
-#elif defined(__ARM_ARCH_6M__) && defined(__OPTIMIZE__) && !defined(EP_NO_ASM)
+#elif (defined(__ARM_ARCH_6M__) || defined(__ARM_ARCH_7M__)) && defined(__OPTIMIZE__) && !defined(EP_NO_ASM)
 
-/* two products of two sums: x holds a pair of inputs in [t0] and moves on, w a pair of each channel */
-#define EP_TWO(first, second)        \
-    "ldmia %[x]!, {%[t0]}\n"         \
-    "ldr %[t1], [%[w], #" first "]\n" \
-    "sxth %[t2], %[t0]\n"            \
-    "asrs %[t0], %[t0], #16\n"       \
-    "sxth %[t3], %[t1]\n"            \
-    "asrs %[t1], %[t1], #16\n"       \
-    "muls %[t3], %[t2]\n"            \
-    "muls %[t1], %[t0]\n"            \
-    "adds %[s0], %[s0], %[t3]\n"     \
-    "adds %[s0], %[s0], %[t1]\n"     \
-    "ldr %[t1], [%[w], #" second "]\n" \
-    "sxth %[t3], %[t1]\n"            \
-    "asrs %[t1], %[t1], #16\n"       \
-    "muls %[t3], %[t2]\n"            \
-    "muls %[t1], %[t0]\n"            \
-    "adds %[s2], %[s2], %[t3]\n"     \
-    "adds %[s2], %[s2], %[t1]\n"
+/* Two pairs of weights, which w points to, and of inputs, in r4 and r5, into a sum: see ep_dot_pair. */
+#ifdef __ARM_ARCH_6M__
+#define EP_FOUR(sum)                       \
+    "ldmia %[w]!, {r6, r7}\n"              \
+    "muls r6, r4\n"                        \
+    "muls r7, r5\n"                        \
+    "add r6, %[round]\n"                   \
+    "add r7, %[round]\n"                   \
+    "asrs r6, r6, #16\n"                   \
+    "asrs r7, r7, #16\n"                   \
+    "subs %[" sum "], %[" sum "], r6\n"    \
+    "subs %[" sum "], %[" sum "], r7\n"
+#else
+#define EP_FOUR(sum)                                \
+    "ldmia %[w]!, {r6, r7}\n"                       \
+    "mla r6, r6, r4, %[round]\n"                    \
+    "mla r7, r7, r5, %[round]\n"                    \
+    "sub %[" sum "], %[" sum "], r6, asr #16\n"     \
+    "sub %[" sum "], %[" sum "], r7, asr #16\n"
+#endif
 
-/* one pixel after the other: the core has eight registers to calculate with */
+/* one pixel after the other: the smaller core has eight registers to calculate with */
 static inline void ep_dot_block(const uint32_t *w, const int16_t *x0, const int16_t *x1, int32_t groups, int32_t rows,
                                 int32_t apart, int32_t sums[4])
 {
+    const uint32_t round = EP_ROUND;
     for (int32_t pixel = 0; pixel < 2; ++pixel) {
         const int16_t *from = pixel ? x1 : x0;
         const uint32_t *v = w;
@@ -186,15 +178,13 @@ static inline void ep_dot_block(const uint32_t *w, const int16_t *x0, const int1
         for (int32_t row = rows; row > 0; --row, from += apart) {
             const int16_t *x = from;
             const uint32_t *const end = v + 4 * groups;
-            int32_t t0, t1, t2, t3;
             __asm__ volatile(".syntax unified\n"
-                             "1:\n" EP_TWO("0", "8") EP_TWO("4", "12") "adds %[w], #16\n"
-                             "cmp %[w], %[end]\n"
+                             "1:\n"
+                             "ldmia %[x]!, {r4, r5}\n" EP_FOUR("s0") EP_FOUR("s2") "cmp %[w], %[end]\n"
                              "bne 1b\n"
-                             : [w] "+l"(v), [x] "+l"(x), [s0] "+l"(s0), [s2] "+l"(s2), [t0] "=&l"(t0), [t1] "=&l"(t1),
-                               [t2] "=&l"(t2), [t3] "=&l"(t3)
-                             : [end] "h"(end)
-                             : "cc", "memory");
+                             : [w] "+l"(v), [x] "+l"(x), [s0] "+l"(s0), [s2] "+l"(s2)
+                             : [end] "h"(end), [round] "h"(round)
+                             : "r4", "r5", "r6", "r7", "cc", "memory");
         }
         sums[pixel] = s0, sums[2 + pixel] = s2;
     }
@@ -221,16 +211,15 @@ static inline void ep_dot_block(const uint32_t *w, const int16_t *x0, const int1
 
 #endif
 
-/* count int8, less `zero`, as int16 */
-static inline void ep_widen(const int8_t *from, int32_t zero, int32_t count, int16_t *to)
+/* count int8 as int16 */
+static inline void ep_widen(const int8_t *from, int32_t count, int16_t *to)
 {
 #ifdef EP_DSP
-    const uint32_t both = ((uint32_t)-zero & 0xffffu) | (uint32_t)-zero << 16;
     for (; count >= 4; count -= 4, from += 4, to += 4) {
         uint32_t word, even, odd, pair;
         memcpy(&word, from, sizeof word);
-        even = (uint32_t)__sxtab16((int16x2_t)both, (int8x4_t)word);
-        odd = (uint32_t)__sxtab16((int16x2_t)both, (int8x4_t)(word >> 8 | word << 24));
+        even = (uint32_t)__sxtb16((int8x4_t)word);
+        odd = (uint32_t)__sxtb16((int8x4_t)(word >> 8 | word << 24));
         pair = (even & 0xffffu) | odd << 16;
         memcpy(to, &pair, sizeof pair);
         pair = (odd & 0xffff0000u) | even >> 16;
@@ -238,7 +227,13 @@ static inline void ep_widen(const int8_t *from, int32_t zero, int32_t count, int
     }
 #endif
     for (; count > 0; --count)
-        *to++ = (int16_t)(*from++ - zero);
+        *to++ = *from++;
+}
+
+static inline void ep_fill(int16_t *to, int32_t value, int32_t count)
+{
+    for (; count > 0; --count)
+        *to++ = (int16_t)value;
 }
 
 #endif

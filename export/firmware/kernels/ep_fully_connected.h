@@ -7,18 +7,15 @@
 typedef struct {
     int32_t batches;
     int32_t inputs, outputs; /* of one row */
-    int16_t input_zero, output_zero, least, most;
+    int16_t output_zero, least, most;
     int16_t fast;       /* whether all sums and shifts are as ep_apply takes them, and nothing but int8 clamps */
     ep_weights weights; /* (outputs / 2, inputs / 4, 2 outputs, 4) */
-    const int32_t *bias;       /* (outputs) */
+    const int32_t *bias;       /* (outputs), the input's zero point · Σ w taken off */
     const int32_t *multiplier; /* (outputs) */
     const int8_t *shift;       /* (outputs) */
 } ep_dense;
 
-/* groups of 8 weights decoded at a time */
-#define EP_DENSE_GROUPS 16
-
-/* output[c] = clamp(output_zero + requantize(bias[c] + Σ w[c][k] · (input[k] - input_zero)))
+/* output[c] = clamp(output_zero + requantize(bias[c] + Σ w[c][k] · input[k]))
 
    input: (batches, inputs), output: (batches, outputs). scratch: as many bytes as fully_connected.py says, on a border of 4.
    Source: tflite-micro, tensorflow/lite/kernels/internal/reference/integer_ops/fully_connected.h. */

@@ -14,17 +14,22 @@ typedef struct {
     uint8_t stride;       /* entries from one channel's table to the next; 0: all channels share one */
 } ep_weights;
 
-/* words of room ep_prepare_table takes, at most: pairs of values of up to 4 bits */
+/* What reads eight weights: the first four by `first` or `pairs`, the others by `second` or `others`, the tables of two
+   channels or the same of a shared one. pairs: what two indices of up to 4 bits name; first: what one of more names. */
+typedef struct {
+    const int8_t *first, *second;
+    const uint32_t *pairs, *others;
+} ep_tables;
+
+/* words of room ep_prepare_table takes, at most */
 #define EP_TABLE_WORDS(bits) ((bits) > 4 ? 0 : 1 << (2 * (bits)))
 
-/* pairs: (4^bits) two values as int16 for every two indices. Does nothing for more than 4 bits. */
+/* pairs: (4^bits) two values, as ep_dot_pair takes them, for every two indices. Does nothing for more than 4 bits. */
 void ep_prepare_table(const int8_t *table, int bits, uint32_t *pairs);
 
 /* Decode `groups` × 8 weights from the first of which `start` groups lie before.
-   values: (groups, 4) words of two int16, the first in the low half. Of every 8 the first four are read by `pairs`/`first`, the others by `others`/`second`:
-   the tables of two channels, the same for a shared one. */
-void ep_decode(const ep_weights *weights, int32_t start, int32_t groups, const int8_t *first, const int8_t *second,
-               const uint32_t *pairs, const uint32_t *others, uint32_t *values);
+   values: (groups, 4) pairs as ep_dot_pair takes them. */
+void ep_decode(const ep_weights *weights, int32_t start, int32_t groups, const ep_tables *tables, uint32_t *values);
 
 /* one weight of number `index`, the slow way */
 int8_t ep_weight_at(const ep_weights *weights, int32_t index, int32_t channel);

@@ -49,17 +49,37 @@ def conv_2d(node: Node, budget: int) -> Call:
     limits = fused_range(node, node.byte(3))
     pitch = row_pitch(data.shape[3], place.kernel[1], place.stride[1], place.dilation[1])
     laid = lay_out(node, weights, values, 0, lambda codes: laid_out(codes, pitch))
-    numbers = per_channel(node, data, weights, values, 0, bias)
+    added = weights.shape[1] * weights.shape[2] * (pitch - data.shape[3]) * laid.filler
+    numbers = per_channel(node, data, weights, values, 0, bias, added=added)
     # words of two channels' weights, pairs of values; then rows of int16
     fixed = 4 * (place.kernel[0] * place.kernel[1] * pitch + laid.pairs * (2 if laid.stride else 1))
     row = (place.columns * pitch + 1) // 2 * 4
+    # with MVE: vectors of four channels' weights; then rows of int8, the last vector may pass their end
+    vectors = place.kernel[0] * -(-place.reach[1] * pitch // 16)
 
     def need(block: int) -> int:
-        return fixed + ((block - 1) * place.stride[0] + place.reach[0]) * row
+        return fixed + held(block) * row
 
-    block = max([n for n in range(1, place.output[0] + 1) if need(n) <= budget], default=1)
+    def need_int8(block: int) -> int:
+        return 64 * vectors + held(block) * place.columns * pitch + 16
+
+    def held(block: int) -> int:
+        return (block - 1) * place.stride[0] + place.reach[0]
+
+    def room(block: int) -> int:
+        return max(need(block), need_int8(block))
+
+    block = max([n for n in range(1, place.output[0] + 1) if room(n) <= budget], default=1)
     # equal blocks: the last would otherwise decode all weights for a row or two
     block = -(-place.output[0] // -(-place.output[0] // block))
+    scratch = room(block)
+    in_place = fits_in_place(node, place, block)
+    fitting = [
+        n
+        for n in range(block, place.output[0] + 1)
+        if need_int8(n) <= scratch and fits_in_place(node, place, n) == in_place
+    ]
+    int8_block = min(fitting, key=lambda n: (-(-place.output[0] // n), n))
     check_small(node, size=max(*data.shape, *node.output.shape, *weights.shape), pitch=pitch)
     layer = struct(
         "ep_conv",
@@ -74,6 +94,7 @@ def conv_2d(node: Node, budget: int) -> Call:
             "before": place.before,
             "pitch": pitch,
             "block": block,
+            "int8_block": int8_block,
             "input_zero": data.zero_point,
             "output_zero": node.output.zero_point,
             "least": limits[0],
@@ -89,8 +110,8 @@ def conv_2d(node: Node, budget: int) -> Call:
         "conv_2d",
         (text,),
         (*laid.arrays, *numbers.arrays, layer),
-        need(block),
-        (data,) if fits_in_place(node, place, block) else (),
+        scratch,
+        (data,) if in_place else (),
     )
 
 

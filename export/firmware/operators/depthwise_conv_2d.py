@@ -92,7 +92,7 @@ def depthwise_conv_2d(node: Node, budget: int) -> Call:
 
 
 def laid_out(codes: NDArray[Any]) -> NDArray[Any]:
-    """(1, H, W, C) as (C / 2, H, W, 2), C padded to eights."""
+    """(1, H, W, C) as (C / 8, H, W, 8)."""
     _, height, width, channels = codes.shape
     padded = np.pad(codes[0], ((0, 0), (0, 0), (0, -channels % CHANNELS)))
-    return padded.reshape(height, width, -1, 2).transpose(2, 0, 1, 3)
+    return padded.reshape(height, width, -1, CHANNELS).transpose(2, 0, 1, 3)

@@ -11,9 +11,6 @@ from ..call import INT8, Call, check_int8, fused_range, name_of, pointer, scratc
 from ..graph import Node
 from ..weights import check_weights, lay_out, per_channel
 
-# EP_DENSE_GROUPS of 8 weights as int16
-DECODED_BYTES = 16 * 8 * 2
-
 
 def fully_connected(node: Node, budget: int) -> Call:
     """One row of inputs after another."""
@@ -37,7 +34,6 @@ def fully_connected(node: Node, budget: int) -> Call:
             "batches": data.size // inputs,
             "inputs": inputs,
             "outputs": outputs,
-            "input_zero": data.zero_point,
             "output_zero": node.output.zero_point,
             "least": limits[0],
             "most": limits[1],
@@ -49,12 +45,14 @@ def fully_connected(node: Node, budget: int) -> Call:
     text = f"ep_fully_connected(&{name_of(node)}, {pointer(data)}, {pointer(node.output)}, {scratch_of(node)});"
     tables = 4 * laid.pairs * (2 if laid.stride else 1)
     row = 2 * (-(-inputs // 4) * 4)
+    # with MVE int8 alone, whole pairs of vectors
+    row_int8 = -(-inputs // 32) * 32
     return Call(
         node,
         "fully_connected",
         (text,),
         (*laid.arrays, *numbers.arrays, layer),
-        tables + DECODED_BYTES + row,
+        max(tables + row, row_int8),
     )
 
 

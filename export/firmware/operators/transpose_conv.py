@@ -37,7 +37,7 @@ def transpose_conv(node: Node, budget: int) -> Call:
         raise node.refuse(f"must have {place.output[0]} rows and {place.output[1]} columns", f"{shapes[0]}", data)  # fmt: skip
     limits = fused_range(node, node.byte(3))
     laid = lay_out(node, weights, values, 0, laid_out)
-    numbers = per_channel(node, data, weights, values, 0, bias)
+    numbers = per_channel(node, data, weights, values, 0, bias, zero_taken=False)
     depth = -(-weights.shape[3] // 8) * 8
     check_small(node, size=max(*shapes[0], *shapes[1], *weights.shape), depth=depth)
     layer = struct(

@@ -532,3 +532,22 @@ def test_operators_on_an_arm_machine_with_linux(machine: str, tmp_path: Path) ->
     program = build(firmware, tmp_path / "c", machine=MACHINES[machine])
     ours = run(program, firmware, examples(b, SAMPLES), MACHINES[machine])
     assert differing(b, tmp_path, ours) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("core", ["host", "cortex-m0plus", "cortex-m3", "cortex-m55"])
+def test_the_smallest_weights(core: str, tmp_path: Path) -> None:
+    """-128 · -128 twice is the one sum of two products that 16 bits do not hold."""
+    absent = missing()
+    if core != "host" and absent is not None:
+        pytest.skip(absent)
+    b = random_model({"CONV_2D": 4, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4}, seed=3)
+    b.palettes.clear()
+    for tensor in b.tensors:
+        if tensor.buffer and tensor.type == TensorType.INT8:
+            b.buffers[tensor.buffer] = Buffer(b"\x80" * int(np.prod(tensor.dims)))
+    if core == "host":
+        ours = on_host(b, tmp_path)
+    else:
+        ours = emulate(generate_firmware(b.file()), CORES[core], examples(b, SAMPLES), tmp_path / "c").outputs  # fmt: skip
+    assert differing(b, tmp_path, ours) == []
