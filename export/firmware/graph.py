@@ -122,6 +122,16 @@ class Node:
                 return data[0]
         return default
 
+    @property
+    def macs(self) -> int:
+        """Products of inputs and weights, those with padding counted; 0 for an operator without weights."""
+        weights = self.inputs[1].shape if len(self.inputs) > 1 and self.inputs[1] else ()
+        if self.op in ("CONV_2D", "FULLY_CONNECTED"):
+            return self.output.size * prod(weights[1:])
+        if self.op == "DEPTHWISE_CONV_2D":
+            return self.output.size * prod(weights[1:3])
+        return self.operand(2).size * prod(weights[:3]) if self.op == "TRANSPOSE_CONV" else 0
+
     def real(self, slot: int) -> float:
         """A float of the options table; 0 if it is not there."""
         return float(struct.unpack("<f", struct.pack("<i", self.integer(slot)))[0])
