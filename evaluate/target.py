@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import RecipeError, TargetError
+from ..errors import DataError, RecipeError, TargetError
 from .child import Outcome, Request, run_file
 from .cortex_m import emulator
 from .cortex_m.trial import PLACES, title_of, try_firmware
@@ -248,15 +248,18 @@ def _emulated(
             f"{title_of(target.name)}: the device must hold the model, but "
             + "; ".join(f"{model}: {trial.verdict()}" for model, trial in trials.items())
         )
-    score = get_metric(tests.metric)
     rows = []
     for model, trial in trials.items():
         expected, whose = _expected(files[model], tests, samples)
         if expected is None:
             expected = next(iter(trials.values())).raw
-        differing = _mismatched(trial.raw, expected)
+        differing = _differing(trial.raw, expected)
         outputs = tests.scores(trial.outputs)
-        said = f"{differing} of {expected.nbytes} output bytes differ from {whose}"
+        said = [f"{differing} of {expected.nbytes} output bytes differ from {whose}", trial.notes()]
+        try:
+            value = get_metric(tests.metric)(tests.labels[:samples], outputs)
+        except DataError as error:  # auc of examples without some class
+            value, said = None, [*said, f"no {tests.metric}: {error}"]
         rows.append(
             Measurement(
                 run=run,
@@ -265,7 +268,7 @@ def _emulated(
                 target=target.name,
                 origin=target.origin + ("" if trial.cycles is None else ", time modelled"),
                 metric=tests.metric,
-                value=score(tests.labels[:samples], outputs),
+                value=value,
                 agreement=agreement(outputs, tests.float_outputs[:samples], tests.classifies),
                 mismatched_bytes=differing,
                 file_bytes=files[model].stat().st_size,
@@ -276,7 +279,7 @@ def _emulated(
                 instructions=trial.instructions,
                 cycles_model=trial.cycles,
                 samples=samples,
-                notes=f"{said}; {trial.notes()}",
+                notes="; ".join(said),
                 flash_split=trial.flash,
                 ram_split=trial.ram,
                 operators=trial.operators,
@@ -326,8 +329,10 @@ def _estimated(
 
 def _mismatched(raw: NDArray[Any], reference: NDArray[Any]) -> int | None:
     """Output bytes that differ; None for float outputs, whose last bits may."""
-    if raw.dtype.kind == "f":
-        return None
+    return None if raw.dtype.kind == "f" else _differing(raw, reference)
+
+
+def _differing(raw: NDArray[Any], reference: NDArray[Any]) -> int:
     ours, theirs = (
         np.ascontiguousarray(part).reshape(-1).view(np.uint8) for part in (raw, reference)
     )

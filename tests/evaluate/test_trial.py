@@ -123,6 +123,18 @@ def test_cycles_become_milliseconds_at_a_devices_clock_and_are_said_to_be_modell
             assert row.origin == "counted in an emulator (QEMU), time modelled"
 
 
+def test_a_metric_that_few_examples_do_not_give_is_left_out_and_said(
+    exported: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = np.zeros((SAMPLES, 10), np.int8)
+    pretending(monkeypatch, trial(raw), trial(raw))
+    files = {model: exported.file(f"{model}.tflite") for model in ("dense", "palette")}
+    few = replace(sample_of(exported), metric="auc")
+    rows = measure(get_target("cortex-m3"), "run", 4, files, few, Effort(emulated_samples=SAMPLES))
+    assert [row.value for row in rows] == [None, None]
+    assert "; no auc: auc needs test examples of every class" in rows[0].notes
+
+
 def test_a_palette_that_fits_where_the_dense_file_does_not_is_told_so(
     exported: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
