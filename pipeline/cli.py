@@ -234,7 +234,7 @@ def _print_rows(rows: list[Any]) -> None:
     from .table import print_measurements
 
     # in a pipe the table keeps its width: a cut table serves nobody
-    width = None if sys.stdout.isatty() else 140
+    width = None if sys.stdout.isatty() else 200
     print_measurements(rows, Console(width=width))
 
 
