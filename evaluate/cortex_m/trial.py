@@ -21,6 +21,8 @@ from .emulator import CORES, Emulated, emulate, versions
 
 # targets: bare cores, and devices that have one
 PLACES = (*CORES, *DEVICES)
+# products of an inference whose cycles are still modelled: every instruction is logged for that
+MOST_MACS = 50_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,8 @@ class Trial:
             f"flash: code {flash.code:,} + weights {flash.weights:,} + tables {flash.tables:,} + other constants {flash.other:,} B",
             f"RAM: tensors {ram.arena:,} + scratch {ram.scratch:,} + stack {ram.stack:,} B",
         ]
+        if self.cycles is None:
+            parts.append(f"cycles are modelled up to {MOST_MACS:,} MACs")
         if self.device is not None:
             parts.append(f"{self.device.title}, {self.device.clock_hz / 1e6:g} MHz: {self.verdict()}")  # fmt: skip
         return "; ".join(parts)
@@ -96,7 +100,8 @@ def try_firmware(path: Path, place: str, inputs: NDArray[np.float32]) -> Trial:
     (entry,), (exit_,) = ports.inputs, ports.outputs
     raw = entry.raw(inputs.reshape(len(inputs), *entry.shape))
     with tempfile.TemporaryDirectory(prefix="edgepalette-") as folder:
-        found = emulate(firmware, core, [raw], Path(folder))
+        macs = sum(node.macs for node in firmware.graph.nodes)
+        found = emulate(firmware, core, [raw], Path(folder), model_cycles=macs <= MOST_MACS)
     outputs = found.outputs[0].reshape(len(inputs), *exit_.shape[1:])
     return Trial(
         outputs,

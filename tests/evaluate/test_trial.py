@@ -45,7 +45,7 @@ def test_firmware_gives_tflms_bytes_and_figures_that_add_up(name: str, exported:
     dense, palette = measured(name, exported)
     for row in (dense, palette):
         assert (row.target, row.samples, row.mismatched_bytes) == (name, SAMPLES, 0)
-        assert row.origin.startswith("counted in an emulator (QEMU)")
+        assert row.origin == "counted in an emulator (QEMU), time modelled"
         assert f"0 of {10 * SAMPLES} output bytes differ from TFLM's" in row.notes
         assert row.value is not None
         assert row.value > 0.6
@@ -61,7 +61,13 @@ def test_firmware_gives_tflms_bytes_and_figures_that_add_up(name: str, exported:
         parts = sum(cost.instructions for cost in row.operators)
         assert row.instructions == pytest.approx(parts, rel=0.05)
         limits = row.flash_split.limit, row.ram_split.limit
+        cycles = sum(cost.cycles_model or 0 for cost in row.operators)
+        assert row.cycles_model == pytest.approx(cycles, rel=0.05)
+        assert row.instructions is not None
+        assert row.cycles_model > 0.3 * row.instructions
         device = DEVICES.get(name)
+        milliseconds = row.cycles_model / device.clock_hz * 1e3 if device else None
+        assert row.latency_ms_median == pytest.approx(milliseconds, abs=1e-4)
         assert limits == ((device.flash_bytes, device.ram_bytes) if device else (None, None))
         assert row.notes.endswith(": fits") is (device is not None)
         assert Measurement.from_json(json.loads(json.dumps(row.to_json()))) == row
