@@ -7,12 +7,16 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import RecipeError
+from ..errors import DataError, RecipeError, TargetError
 from .child import Outcome, Request, run_file
+from .cortex_m import emulator
+from .cortex_m.trial import PLACES, title_of, try_firmware
+from .decode_cost import decode_cost
 from .ethos_u import ACCELERATORS, PACKAGE, estimate
 from .measurement import Measurement
 from .metric import agreement, get_metric
@@ -21,14 +25,17 @@ from .metric import agreement, get_metric
 TFLM_SAMPLES = 200
 # the runtime of targets on which nothing is run
 VELA = "vela"
+# the runtime of targets that run firmware
+EMULATOR = "emulator"
 
 
 @dataclass(frozen=True)
 class Target:
     """A place to run files of one format.
 
-    runtime: of runtimes.RUNTIMES, or VELA. modules: any one of them must be installed. samples: test examples run; None
-    = all. measures_latency: whether times mean anything there. only_named: left out of "all that are installed".
+    runtime: of runtimes.RUNTIMES, or VELA or EMULATOR. modules: any one of them must be installed; the emulator tells
+    of its tools itself. samples: test examples run; None = all, or as many as Effort says of emulated ones.
+    measures_latency: whether times mean anything there. only_named: left out of "all that are installed".
     """
 
     name: str
@@ -44,6 +51,8 @@ class Target:
 
     def missing(self) -> str | None:
         """What to install, or None if the target can be measured on."""
+        if self.runtime == EMULATOR:
+            return emulator.missing()
         if any(importlib.util.find_spec(module) for module in self.modules):
             return None
         return self.install
@@ -117,6 +126,21 @@ TARGETS = {
             )
             for name in ACCELERATORS
         ),
+        *(
+            Target(
+                name,
+                "tflite",
+                EMULATOR,
+                (),
+                None,
+                False,
+                "counted in an emulator (QEMU)",
+                f"{title_of(name)}: firmware, its instructions and memory; when named",
+                emulator.PACKAGES,
+                only_named=True,
+            )
+            for name in PLACES
+        ),
     )
 }
 
@@ -144,10 +168,11 @@ class TestSet:
 
 @dataclass(frozen=True)
 class Effort:
-    """How latency is measured."""
+    """How latency is measured, and how many test examples emulators run."""
 
     threads: int = 1
     latency_runs: int = 50
+    emulated_samples: int = 20
 
 
 def measure(
@@ -156,13 +181,15 @@ def measure(
     """One row per file: its quality on the target's sample, its size, its latency, its agreement.
 
     files: model name → path, the dense file first: the others' output bytes are compared with its.
-    Raises TargetError if the runtime refuses or crashes.
+    Raises TargetError if the runtime refuses or crashes, or none of the files fits the device.
     """
     if target.runtime == VELA:
         return [
             _estimated(target, run, clusters, model, path, tests.metric)
             for model, path in files.items()
         ]
+    if target.runtime == EMULATOR:
+        return _emulated(target, run, clusters, files, tests, effort)
     samples = (
         len(tests.labels) if target.samples is None else min(target.samples, len(tests.labels))
     )
@@ -194,7 +221,7 @@ def measure(
                 agreement=agreement(
                     tests.scores(outcome.outputs), tests.float_outputs[:samples], tests.classifies
                 ),
-                mismatched_bytes=_mismatched(outcome, reference),
+                mismatched_bytes=_mismatched(outcome.raw, reference.raw),
                 file_bytes=path.stat().st_size,
                 flash_bytes=None,
                 ram_bytes=outcome.ram_bytes,
@@ -203,10 +230,74 @@ def measure(
                 instructions=None,
                 cycles_model=None,
                 samples=samples,
-                notes=_notes(target, outcome, effort),
+                notes=_notes(target, path, outcome, effort),
             )
         )
     return rows
+
+
+def _emulated(
+    target: Target, run: str, clusters: int, files: dict[str, Path], tests: TestSet, effort: Effort
+) -> list[Measurement]:
+    """Firmware's rows, its output bytes compared with TFLM's, or where that is not here with the dense file's firmware's."""
+    samples = min(effort.emulated_samples, len(tests.labels))
+    inputs = np.load(tests.inputs, mmap_mode="r", allow_pickle=False)[:samples]
+    trials = {model: try_firmware(path, target.name, inputs) for model, path in files.items()}
+    if all(any(trial.over) for trial in trials.values()):
+        raise TargetError(
+            f"{title_of(target.name)}: the device must hold the model, but "
+            + "; ".join(f"{model}: {trial.verdict()}" for model, trial in trials.items())
+        )
+    rows = []
+    for model, trial in trials.items():
+        expected, whose = _expected(files[model], tests, samples)
+        if expected is None:
+            expected = next(iter(trials.values())).raw
+        differing = _differing(trial.raw, expected)
+        outputs = tests.scores(trial.outputs)
+        said = [f"{differing} of {expected.nbytes} output bytes differ from {whose}", trial.notes()]
+        try:
+            value = get_metric(tests.metric)(tests.labels[:samples], outputs)
+        except DataError as error:  # auc of examples without some class
+            value, said = None, [*said, f"no {tests.metric}: {error}"]
+        rows.append(
+            Measurement(
+                run=run,
+                model=model,
+                clusters=clusters,
+                target=target.name,
+                origin=target.origin + ("" if trial.cycles is None else ", time modelled"),
+                metric=tests.metric,
+                value=value,
+                agreement=agreement(outputs, tests.float_outputs[:samples], tests.classifies),
+                mismatched_bytes=differing,
+                file_bytes=files[model].stat().st_size,
+                flash_bytes=trial.flash.total,
+                ram_bytes=trial.ram.total,
+                latency_ms_median=trial.latency_ms,
+                latency_ms_p95=None,
+                instructions=trial.instructions,
+                cycles_model=trial.cycles,
+                samples=samples,
+                notes="; ".join(said),
+                flash_split=trial.flash,
+                ram_split=trial.ram,
+                operators=trial.operators,
+            )
+        )
+    return rows
+
+
+def _expected(path: Path, tests: TestSet, samples: int) -> tuple[NDArray[Any] | None, str]:
+    """TFLM's raw outputs for a file, and whose they are; None and the stand-in where TFLM cannot say."""
+    absent = TARGETS["tflm"].missing()
+    if absent is not None:
+        return None, f"the dense file's firmware's (for TFLM's: {absent})"
+    try:
+        outcome = run_file(Request("tflm", str(path), str(tests.inputs), samples))
+    except TargetError as error:
+        return None, f"the dense file's firmware's ({error})"
+    return outcome.raw, f"TFLM's ({outcome.version})"
 
 
 def _estimated(
@@ -236,11 +327,15 @@ def _estimated(
     )
 
 
-def _mismatched(outcome: Outcome, reference: Outcome) -> int | None:
+def _mismatched(raw: NDArray[Any], reference: NDArray[Any]) -> int | None:
     """Output bytes that differ; None for float outputs, whose last bits may."""
-    if outcome.raw.dtype.kind == "f":
-        return None
-    ours, theirs = (np.ascontiguousarray(part.raw).view(np.uint8) for part in (outcome, reference))
+    return None if raw.dtype.kind == "f" else _differing(raw, reference)
+
+
+def _differing(raw: NDArray[Any], reference: NDArray[Any]) -> int:
+    ours, theirs = (
+        np.ascontiguousarray(part).reshape(-1).view(np.uint8) for part in (raw, reference)
+    )
     return int((ours != theirs).sum())
 
 
@@ -248,8 +343,10 @@ def _percentile(times: NDArray[np.float64], percent: float) -> float | None:
     return round(float(np.percentile(times, percent)), 4) if len(times) else None
 
 
-def _notes(target: Target, outcome: Outcome, effort: Effort) -> str:
+def _notes(target: Target, path: Path, outcome: Outcome, effort: Effort) -> str:
     parts = [outcome.version, platform.machine()]
+    if target.runtime == "tflm":
+        parts += decode_cost(path.read_bytes()).notes()
     if target.measures_latency:
         threads = "1 thread" if effort.threads == 1 else f"{effort.threads} threads"
         parts += [threads, f"{effort.latency_runs} runs after warm-up"]

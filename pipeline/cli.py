@@ -130,9 +130,9 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--metric", help="accuracy, auc, mae or package.module:function. [by the task]"),
         click.option("--seed", type=int, help="Of everything random. [0]"),
         click.option("--out", help="Run directory. [runs/MODEL-DATA]"),
-        click.option("--formats", callback=_names, metavar="F[,F]", help="tflite, onnx, onnx-int8. [tflite,onnx]"),
+        click.option("--formats", "--format", callback=_names, metavar="F[,F]", help="tflite, onnx, onnx-int8, c (firmware). [tflite,onnx]"),
         click.option("--tables", help="Value tables in .tflite: shared or per-channel. [shared]"),
-        click.option("--targets", callback=_names, metavar="T[,T…]", help="See `edgepalette targets`. [all installed but ethos-u]"),
+        click.option("--targets", callback=_names, metavar="T[,T…]", help="See `edgepalette targets`. [all installed that need not be named]"),
         click.option("--threads", type=int, help="Threads of host targets. [1]"),
         click.option("--force", is_flag=True, help="Repeat everything."),
         click.option("--json", "as_json", is_flag=True, help="Rows as JSON on standard output."),
@@ -234,7 +234,7 @@ def _print_rows(rows: list[Any]) -> None:
     from .table import print_measurements
 
     # in a pipe the table keeps its width: a cut table serves nobody
-    width = None if sys.stdout.isatty() else 140
+    width = None if sys.stdout.isatty() else 200
     print_measurements(rows, Console(width=width))
 
 
@@ -509,24 +509,29 @@ def expand(file: Path, out: Path | None, as_json: bool) -> None:
     help="Most memory of an operator beside its tensors. [what speed asks for]",
 )
 @click.option("--name", default="model", show_default=True, help="Of the C function and its files.")
+@click.option(
+    "--device",
+    metavar="NAME",
+    help="Refuse a model that does not fit it: rp2040, stm32f411, … [any]",
+)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
-def firmware(file: Path, out: Path | None, scratch: int | None, name: str, as_json: bool) -> None:
+def firmware(
+    file: Path, out: Path | None, scratch: int | None, name: str, device: str | None, as_json: bool
+) -> None:
     """Write an int8 .tflite FILE, with palettes or without, as C99 for microcontrollers: palettes stay packed in flash."""
-    from .firmware import write_firmware
+    from .firmware import said_of, write_firmware
 
-    made = write_firmware(file, out, scratch, name)
-    flash = {share.value: size for share, size in made.firmware.flash.items()}
+    made = write_firmware(file, out, scratch, name, device)
     found = {
         "folder": str(made.folder),
         "arena_bytes": made.firmware.arena,
-        "constant_bytes": flash,
+        "constant_bytes": {share.value: size for share, size in made.firmware.flash.items()},
         "operators": list(made.firmware.operators),
     }
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    sizes = ", ".join(f"{name} {size} B" for name, size in flash.items())
-    click.echo(f"{made.folder}: arena {made.firmware.arena} B; flash beside code: {sizes}")
+    click.echo(f"{made.folder}: {said_of(made.firmware)}")
 
 
 @main.command()

@@ -20,7 +20,8 @@ def run_evaluate(session: Session, clusters: int) -> None:
     recipe = session.recipe
     rows: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
-    effort = Effort(recipe.evaluate.threads, recipe.evaluate.latency_runs)
+    asked = recipe.evaluate
+    effort = Effort(asked.threads, asked.latency_runs, asked.emulated_samples)
     float_outputs = session.path(layout.of_clusters(clusters, layout.CLUSTERED_OUTPUTS))
     with tempfile.TemporaryDirectory(prefix="edgepalette-") as folder:
         inputs = Path(folder, "x_test.npy")

@@ -12,11 +12,13 @@ import numpy as np
 from ..export import loader
 from ..export.clustered import clustered_weights
 from ..export.convert import batch_one, convert_float
+from ..export.firmware.firmware import generate_firmware
 from ..export.model_gains import model_gains
 from ..export.palette_tflite import Tables
 from ..export.transport import pack
 from . import layout
 from .files import replacing, write_bytes, write_json
+from .firmware import said_of, write_folder
 from .inspection import inspect_file, renamed
 from .models import open_saved
 from .session import Session
@@ -46,6 +48,8 @@ def run_export(session: Session, clusters: int) -> None:
         from ..export.tflite import export_tflite
 
         files = export_tflite(model, weights, samples, Tables(recipe.export.tables), float_file)
+        # refused before anything is written
+        firmware = generate_firmware(files.palette) if layout.C in recipe.export.formats else None
         proof = _proof(session, "tflite", files.palette, files.dense)
         write_bytes(folder / "dense.tflite", files.dense)
         write_bytes(folder / "palette.tflite", files.palette)
@@ -69,6 +73,9 @@ def run_export(session: Session, clusters: int) -> None:
                 f"  left as the converter wrote it: {fallback.name}: {fallback.reason}"
             )
         _deploy(session, folder, files.palette)
+        if firmware is not None:
+            write_folder(firmware, folder / layout.FIRMWARE)
+            session.progress.say(f"  c: {said_of(firmware)}")
     if "onnx" in recipe.export.formats:
         from ..export.onnx_palette import export_onnx
 

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import FormatError, RecipeError
+from ..errors import ExportError, FormatError, RecipeError
+from ..evaluate.cortex_m.device import DEVICES
 from ..evaluate.signature import format_of
 from ..export.firmware.firmware import Firmware, generate_firmware
 from .files import write_text
@@ -20,11 +21,14 @@ class Written:
     firmware: Firmware
 
 
-def write_firmware(path: Path, out: Path | None, scratch: int | None, name: str) -> Written:
+def write_firmware(
+    path: Path, out: Path | None, scratch: int | None, name: str, device: str | None = None
+) -> Written:
     """Write the C of an int8 .tflite into a folder, NAME-firmware beside the file if `out` is None.
 
-    Raises FormatError for a damaged file or another format, ExportError for a model firmware does not run: then nothing
-    is written.
+    device: of DEVICES, which must have room for it.
+    Raises FormatError for a damaged file or another format, ExportError for a model firmware does not run or the device
+    cannot hold: then nothing is written.
     """
     if format_of(path) != "tflite":
         raise FormatError(f"firmware needs an int8 .tflite, got {path}")
@@ -32,8 +36,41 @@ def write_firmware(path: Path, out: Path | None, scratch: int | None, name: str)
         raise RecipeError(
             f"--name must be lower-case letters, digits and _, not main and not ep_…, got {name!r}"
         )
+    if device is not None and device not in DEVICES:
+        raise RecipeError(f"--device must be one of {', '.join(DEVICES)}, got {device!r}")
     firmware = generate_firmware(path.read_bytes(), name, scratch)
+    if device is not None:
+        _check_room(firmware, device)
     folder = out or path.with_name(f"{path.stem}-firmware")
+    write_folder(firmware, folder)
+    return Written(folder, firmware)
+
+
+def write_folder(firmware: Firmware, folder: Path) -> None:
+    """Its files, each whole or not at all."""
     for file, text in firmware.files.items():
         write_text(folder / file, text)
-    return Written(folder, firmware)
+
+
+def said_of(firmware: Firmware) -> str:
+    """Its sizes in a line."""
+    sizes = ", ".join(f"{share.value} {size} B" for share, size in firmware.flash.items())
+    return f"arena {firmware.arena} B; flash beside code: {sizes}"
+
+
+def _check_room(firmware: Firmware, name: str) -> None:
+    """Raises ExportError for what lacks room even without its code and stack."""
+    device = DEVICES[name]
+    needs = [
+        f"{needed:,} B of {kind} for {there:,}, {needed - there:,} too many"
+        for kind, needed, there in (
+            ("constants", sum(firmware.flash.values()), device.flash_bytes),
+            ("arena", firmware.arena, device.ram_bytes),
+        )
+        if needed > there
+    ]
+    if needs:
+        raise ExportError(
+            f"the model must fit {name} ({device.title}), got {' and '.join(needs)}; "
+            "fewer clusters take less flash, a smaller --scratch less arena"
+        )

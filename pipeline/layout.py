@@ -21,6 +21,10 @@ EXPORT_REPORT = "export.json"
 EVALUATE_REPORT = "evaluate.json"
 # the dense file first: the palette file's outputs are compared with its
 FILE_MODELS = ("dense", "palette")
+# the format of firmware, a folder; the kernels it holds beside these files depend on the model
+C = "c"
+FIRMWARE = "firmware"
+FIRMWARE_FILES = ("model.c", "model.h", "main.c", "Makefile", "CMakeLists.txt", "README.md")
 DEPLOY = ("palette.tflite", "loader.py", "run.py", "sample.npz")
 
 
@@ -37,7 +41,9 @@ def model_file(clusters: int, model: str, form: str) -> str:
 
 def model_files(clusters: int, formats: Sequence[str]) -> tuple[str, ...]:
     """Dense and palette file of every format."""
-    return tuple(model_file(clusters, model, form) for form in formats for model in FILE_MODELS)
+    return tuple(
+        model_file(clusters, model, form) for form in formats if form != C for model in FILE_MODELS
+    )
 
 
 def cluster_files(clusters: int) -> tuple[str, ...]:
@@ -49,5 +55,6 @@ def cluster_files(clusters: int) -> tuple[str, ...]:
 def export_files(clusters: int, formats: Sequence[str]) -> tuple[str, ...]:
     """What stage export leaves."""
     deploy = [f"deploy/{name}" for name in DEPLOY] if "tflite" in formats else []
-    rest = (of_clusters(clusters, name) for name in (EXPORT_REPORT, *deploy))
+    firmware = [f"{FIRMWARE}/{name}" for name in FIRMWARE_FILES] if C in formats else []
+    rest = (of_clusters(clusters, name) for name in (EXPORT_REPORT, *deploy, *firmware))
     return (*model_files(clusters, formats), *rest)

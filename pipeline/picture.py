@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ..evaluate.measurement import Measurement
 
@@ -11,17 +12,33 @@ COLORS = {"dense": "#9aa3ad", "palette": "#c2410c"}
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
-def size_quality_svg(rows: Sequence[Measurement]) -> str:
-    """File size (KB) against the metric: a point per file and target, a dashed line at the float baseline."""
+def svg_of(size: tuple[float, float], draw: Callable[[Any], None]) -> str:
+    """What `draw` puts on a figure of matplotlib, size in inches."""
     import matplotlib as mpl
 
     mpl.use("svg")
     import matplotlib.pyplot as plt
 
-    points = [row for row in rows if row.model in COLORS and row.value is not None]
     # ids and dates in the file would differ from run to run
     with mpl.rc_context({"svg.hashsalt": "edgepalette", "font.size": 10, "svg.fonttype": "none"}):
-        figure, axes = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
+        figure = plt.figure(figsize=size, layout="constrained")
+        draw(figure)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None})
+        plt.close(figure)
+    return out.getvalue()
+
+
+def size_quality_svg(rows: Sequence[Measurement]) -> str:
+    """File size (KB) against the metric: a point per file and target, a dashed line at the float baseline.
+
+    Emulated targets run few examples: they are drawn only where no other ran the files.
+    """
+    ran = [row for row in rows if row.model in COLORS and row.value is not None]
+    points = [row for row in ran if row.instructions is None] or ran
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
         groups = list(dict.fromkeys((row.run, row.target) for row in points))
         several = len({run for run, _ in groups}) > 1
         for number, (run, target) in enumerate(groups):
@@ -38,10 +55,8 @@ def size_quality_svg(rows: Sequence[Measurement]) -> str:
         axes.set_xlim(left=0)
         axes.grid(alpha=0.25)
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-        out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None})
-        plt.close(figure)
-    return out.getvalue()
+
+    return svg_of((7.6, 4.2), draw)
 
 
 def _curve(axes: object, rows: list[Measurement], color: str, marker: str, label: str) -> None:

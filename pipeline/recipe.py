@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from ..cluster.aggregation import GradientAggregation
 from ..cluster.centroids import Initialization
@@ -84,12 +84,18 @@ class ClusterSection(_Section):
 
 
 class ExportSection(_Section):
-    """`tables`: shared, or per-channel for runtimes that do not read shared ones. calibration: training examples."""
+    """`tables`: shared, or per-channel for runtimes that do not read shared ones. calibration: training examples.
 
-    formats: Annotated[tuple[Literal["tflite", "onnx", "onnx-int8"], ...], Field(min_length=1)] = (
-        "tflite",
-        "onnx",
-    )
+    formats: c, the firmware of the palette .tflite, brings tflite with it.
+    """
+
+    formats: Annotated[
+        tuple[Literal["tflite", "onnx", "onnx-int8", "c"], ...],
+        Field(min_length=1),
+        AfterValidator(
+            lambda names: names if "c" not in names or "tflite" in names else ("tflite", *names)
+        ),
+    ] = ("tflite", "onnx")
     tables: Literal["shared", "per-channel"] = "shared"
     calibration: Positive = 200
 
@@ -100,12 +106,16 @@ class ExportSection(_Section):
 
 
 class EvaluateSection(_Section):
-    """`targets`: None = all that are installed, but for estimates. metric: None = accuracy, or mae for regression."""
+    """`targets`: None = all that are installed, but for those that must be named. metric: None = accuracy, or mae for regression.
+
+    emulated_samples: test examples that emulated microcontrollers run.
+    """
 
     targets: tuple[str, ...] | None = None
     metric: str | None = None
     threads: Positive = 1
     latency_runs: Positive = 50
+    emulated_samples: Positive = 20
 
 
 class Recipe(_Section):

@@ -12,6 +12,7 @@ from . import layout
 from .bytes_picture import bytes_svg
 from .codebook import strip
 from .files import write_json, write_text
+from .firmware_picture import firmware_svgs
 from .picture import size_quality_svg
 from .provenance import provenance
 from .session import Session
@@ -59,6 +60,7 @@ def render(**context: Any) -> str:
         table=[cells(row, columns) for row in rows],
         origins=origins(rows),
         picture=size_quality_svg(rows),
+        firmware_svgs=firmware_svgs,
         strip=strip,
         bytes_svg=bytes_svg,
     )

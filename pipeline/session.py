@@ -85,7 +85,7 @@ class Session:
 
 
 def targets_of(recipe: Recipe) -> list[Target]:
-    """The targets asked for, else all installed ones the formats serve, but for estimates."""
+    """The targets asked for, else all installed ones the formats serve, but for those that must be named."""
     formats = recipe.export.formats
     names = recipe.evaluate.targets
     if names is None:

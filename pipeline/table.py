@@ -11,6 +11,8 @@ from rich.table import Table
 from ..evaluate.measurement import Measurement
 
 FLASH = "flash KB"
+INSTRUCTIONS = "M instr"
+CYCLES = "M cycles"
 COLUMNS = (
     "model",
     "K",
@@ -21,6 +23,8 @@ COLUMNS = (
     "file KB",
     FLASH,
     "RAM KB",
+    INSTRUCTIONS,
+    CYCLES,
     "ms",
     "p95",
     "n",
@@ -29,9 +33,13 @@ NUMBERS = frozenset(COLUMNS) - {"model", "target", "metric"}
 
 
 def columns_of(rows: Sequence[Measurement]) -> tuple[str, ...]:
-    """The columns of a table of these rows; flash only where a target knows it."""
-    knows_flash = any(row.flash_bytes is not None for row in rows)
-    return tuple(name for name in COLUMNS if name != FLASH or knows_flash)
+    """The columns of a table of these rows; what few targets know only where one does."""
+    known = {
+        FLASH: any(row.flash_bytes is not None for row in rows),
+        INSTRUCTIONS: any(row.instructions is not None for row in rows),
+        CYCLES: any(row.cycles_model is not None for row in rows),
+    }
+    return tuple(name for name in COLUMNS if known.get(name, True))
 
 
 def cells(row: Measurement, columns: Sequence[str]) -> tuple[str, ...]:
@@ -43,9 +51,11 @@ def cells(row: Measurement, columns: Sequence[str]) -> tuple[str, ...]:
         "metric": row.metric,
         "value": _number(row.value, ".4f"),
         "agree": _number(row.agreement, ".4f"),
-        "file KB": _number(row.file_bytes / 1e3, ".1f"),
-        FLASH: _number(None if row.flash_bytes is None else row.flash_bytes / 1e3, ".1f"),
-        "RAM KB": _number(None if row.ram_bytes is None else row.ram_bytes / 1e3, ".1f"),
+        "file KB": _number(row.file_bytes, ".1f", 1e3),
+        FLASH: _number(row.flash_bytes, ".1f", 1e3),
+        "RAM KB": _number(row.ram_bytes, ".1f", 1e3),
+        INSTRUCTIONS: _number(row.instructions, ".2f", 1e6),
+        CYCLES: _number(row.cycles_model, ".2f", 1e6),
         "ms": _number(row.latency_ms_median, ".3f"),
         "p95": _number(row.latency_ms_p95, ".3f"),
         "n": _number(row.samples or None, "d"),
@@ -86,5 +96,5 @@ def _among(named: Sequence[str]) -> str:
     return f" ({', '.join(named)})"
 
 
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
+def _number(value: float | None, form: str, unit: float | None = None) -> str:
+    return "–" if value is None else format(value if unit is None else value / unit, form)

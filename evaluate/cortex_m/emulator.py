@@ -185,10 +185,22 @@ def _run(command: list[str], folder: Path) -> str:
     except subprocess.TimeoutExpired:
         raise TargetError(f"{command[0]} did not finish within {TIME_LIMIT_S:.0f} s") from None
     if done.returncode != 0:
+        said = done.stderr or done.stdout
+        over = re.search(r"region `(FLASH|RAM)' overflowed by (\d+) bytes", said)
+        if over is not None:
+            raise TargetError(f"QEMU's board must hold the model, but its {over[1]} is {int(over[2]):,} B too small")  # fmt: skip
+        hint = f"; {PACKAGES}" if "specs" in said else ""
         raise TargetError(
-            f"{command[0]} failed with exit code {done.returncode}; it said: {(done.stderr or done.stdout)[:1000]}"
+            f"{command[0]} failed with exit code {done.returncode}; it said: {said[:1000]}{hint}"
         )
     return done.stdout
+
+
+def versions() -> str:
+    """Of the compiler and the emulator, as they say themselves."""
+    compiler = _run([COMPILER, "-dumpfullversion"], Path()).strip()
+    found = re.search(r"version (\S+)", _run([EMULATOR, "--version"], Path()))
+    return f"{COMPILER} {compiler}, QEMU {found[1] if found else 'of unknown version'}"
 
 
 def _sizes(table: str) -> tuple[int, int]:

@@ -24,7 +24,7 @@ WORTH_A_TRY = 32
 class Firmware:
     """name: of the function and its files. files: text by name. flash: bytes of constants by use, code apart. arena: bytes of RAM, scratch included.
 
-    scratch: the most an operator uses of it.
+    scratch: the most an operator uses of it. tensors: bytes the arena would have without.
     """
 
     name: str
@@ -34,6 +34,7 @@ class Firmware:
     arena: int
     scratch: int
     operators: tuple[str, ...]
+    tensors: int
 
 
 def generate_firmware(
@@ -60,6 +61,7 @@ def generate_firmware(
         arena.size,
         max((call.scratch for call in calls), default=0),
         tuple(call.node.op for call in calls),
+        min(arena.size, plan_arena(graph, [replace(call, scratch=0) for call in calls]).size),
     )
 
 

@@ -30,7 +30,7 @@ def rows(exported: Any) -> dict[str, list[Measurement]]:
             Effort(1, RUNS),
         )
         for name, target in TARGETS.items()
-        if target.runtime != targets.VELA
+        if target.runtime not in (targets.VELA, targets.EMULATOR)
     }
 
 
@@ -109,4 +109,5 @@ def test_an_unknown_target_names_the_ones_there_are() -> None:
 def test_a_target_without_its_runtime_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(targets.importlib.util, "find_spec", lambda name: None)
     for target in TARGETS.values():
-        assert (target.missing() or "").startswith("pip install ")
+        if target.runtime != targets.EMULATOR:
+            assert (target.missing() or "").startswith("pip install ")

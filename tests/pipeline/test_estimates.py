@@ -13,7 +13,15 @@ from click.testing import Result
 
 from edgepalette.evaluate.measurement import Measurement
 from edgepalette.pipeline.picture import size_quality_svg
-from edgepalette.pipeline.table import COLUMNS, FLASH, cells, columns_of, origins
+from edgepalette.pipeline.table import (
+    COLUMNS,
+    CYCLES,
+    FLASH,
+    INSTRUCTIONS,
+    cells,
+    columns_of,
+    origins,
+)
 
 Command = Callable[..., Result]
 MEASURED = Measurement(
@@ -83,11 +91,22 @@ def test_a_target_that_is_not_installed_is_said_before_training(
 def test_flash_is_a_column_only_where_it_is_known() -> None:
     assert FLASH not in columns_of([MEASURED])
     columns = columns_of([MEASURED, ESTIMATED])
-    assert columns == COLUMNS
+    assert columns == tuple(name for name in COLUMNS if name not in (INSTRUCTIONS, CYCLES))
     texts = dict(zip(columns, cells(ESTIMATED, columns), strict=True))
     assert (texts[FLASH], texts["value"], texts["n"]) == ("2.5", "–", "–")
     texts = dict(zip(columns, cells(MEASURED, columns), strict=True))
     assert (texts[FLASH], texts["value"], texts["n"]) == ("–", "0.5000", "8")
+
+
+def test_instructions_and_cycles_are_columns_only_where_they_are_known() -> None:
+    counted = replace(MEASURED, instructions=14_090_000)
+    assert columns_of([MEASURED, counted]) == tuple(
+        name for name in COLUMNS if name not in (FLASH, CYCLES)
+    )
+    modelled = replace(counted, cycles_model=21_000_000)
+    texts = dict(zip(COLUMNS, cells(modelled, COLUMNS), strict=True))
+    assert (texts[INSTRUCTIONS], texts[CYCLES]) == ("14.09", "21.00")
+    assert CYCLES in columns_of([modelled])
 
 
 def test_an_origin_names_its_rows_where_a_target_has_several() -> None:
@@ -103,6 +122,12 @@ def test_an_origin_names_its_rows_where_a_target_has_several() -> None:
     ]
     elsewhere = replace(other, run="s")
     assert origins([ESTIMATED, elsewhere])[1].startswith("ethos-u55-128 (s palette 16): ")
+
+
+def test_emulated_rows_are_drawn_where_there_are_no_others() -> None:
+    few = replace(MEASURED, target="cortex-m4", instructions=5000, value=1.0)
+    assert size_quality_svg([MEASURED, few]) == size_quality_svg([MEASURED])
+    assert "cortex-m4, palette" in size_quality_svg([few])
 
 
 def test_rows_without_quality_are_left_out_of_the_picture() -> None:

@@ -48,7 +48,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
         "--targets host-onnx --formats tflite",
         "target host-onnx runs onnx files, got formats tflite; add onnx",
     ),
-    "an unknown format": ("--formats coreml", "'tflite', 'onnx' or 'onnx-int8', got 'coreml'"),
+    "an unknown format": ("--formats coreml", "'onnx', 'onnx-int8' or 'c', got 'coreml'"),
     "an unknown metric": ("--metric f1", "metric must be .*got 'f1'"),
     "an unknown loss": ("--loss nonsense --epochs 1", "loss.*nonsense"),
     "no threads": ("--threads 0", "evaluate.threads: .*got 0"),

@@ -41,6 +41,9 @@ KEYS = [
     "cycles_model",
     "samples",
     "notes",
+    "flash_split",
+    "ram_split",
+    "operators",
 ]
 PER_CLUSTERS = [
     "clustered.keras",
