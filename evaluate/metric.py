@@ -96,3 +96,11 @@ def agreement(outputs: Outputs, reference: Outputs, classifies: bool) -> float:
         return float(np.mean(decisions(outputs) == decisions(reference)))
     span = float(np.ptp(reference)) or 1.0
     return float(np.mean(np.abs(outputs - reference) <= AGREEMENT_RANGE * span))
+
+
+def differing_bytes(ours: NDArray[Any], theirs: NDArray[Any]) -> int:
+    """Bytes that differ between two arrays of one type and as many elements."""
+    first, second = (
+        np.ascontiguousarray(part).reshape(-1).view(np.uint8) for part in (ours, theirs)
+    )
+    return int((first != second).sum())

@@ -15,6 +15,7 @@ from ..export.firmware.graph import OPERATOR_NAMES
 from ..export.loader import DECODE_NAME
 from ..export.tflite_bytes import tensor_name
 from ..export.tflite_schema import Model, read_model, write_model
+from .metric import differing_bytes
 from .process import ask
 from .signature import port_of
 
@@ -63,7 +64,8 @@ def operator_agreement(path: Path, inputs: NDArray[np.float32]) -> tuple[Operato
         OperatorAgreement(
             operator,
             tensor_name(model, 0, n),
-            *_differing(ours[f"f0y{place}"], theirs[f"f0y{place}"]),
+            ours[f"f0y{place}"].nbytes,
+            differing_bytes(ours[f"f0y{place}"], theirs[f"f0y{place}"]),
         )
         for place, (operator, n) in enumerate(found)
     )
@@ -92,11 +94,3 @@ def _outputs(model: Model) -> Iterator[tuple[str, int]]:
         custom = (code.custom_code or b"").decode(errors="replace")
         kind = OPERATOR_NAMES.get(code.code) or custom or f"operator {code.code}"
         yield from ((kind, int(number)) for number in op.outputs if number >= 0)
-
-
-def _differing(ours: NDArray[np.generic], theirs: NDArray[np.generic]) -> tuple[int, int]:
-    """(bytes, those that differ)."""
-    first, second = (
-        np.ascontiguousarray(part).reshape(-1).view(np.uint8) for part in (ours, theirs)
-    )
-    return first.nbytes, int((first != second).sum())

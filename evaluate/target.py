@@ -19,7 +19,8 @@ from .cortex_m.trial import PLACES, title_of, try_firmware
 from .decode_cost import decode_cost
 from .ethos_u import ACCELERATORS, PACKAGE, estimate
 from .measurement import Measurement
-from .metric import agreement, get_metric
+from .metric import agreement, differing_bytes, get_metric
+from .operator_agreement import EXAMPLES, agreement_note, operator_agreement
 
 # TFLM's reference kernels take milliseconds where the host takes microseconds
 TFLM_SAMPLES = 200
@@ -230,7 +231,7 @@ def measure(
                 instructions=None,
                 cycles_model=None,
                 samples=samples,
-                notes=_notes(target, path, outcome, effort),
+                notes=_notes(target, path, tests, outcome, effort),
             )
         )
     return rows
@@ -253,7 +254,7 @@ def _emulated(
         expected, whose = _expected(files[model], tests, samples)
         if expected is None:
             expected = next(iter(trials.values())).raw
-        differing = _differing(trial.raw, expected)
+        differing = differing_bytes(trial.raw, expected)
         outputs = tests.scores(trial.outputs)
         said = [f"{differing} of {expected.nbytes} output bytes differ from {whose}", trial.notes()]
         try:
@@ -329,25 +330,27 @@ def _estimated(
 
 def _mismatched(raw: NDArray[Any], reference: NDArray[Any]) -> int | None:
     """Output bytes that differ; None for float outputs, whose last bits may."""
-    return None if raw.dtype.kind == "f" else _differing(raw, reference)
-
-
-def _differing(raw: NDArray[Any], reference: NDArray[Any]) -> int:
-    ours, theirs = (
-        np.ascontiguousarray(part).reshape(-1).view(np.uint8) for part in (raw, reference)
-    )
-    return int((ours != theirs).sum())
+    return None if raw.dtype.kind == "f" else differing_bytes(raw, reference)
 
 
 def _percentile(times: NDArray[np.float64], percent: float) -> float | None:
     return round(float(np.percentile(times, percent)), 4) if len(times) else None
 
 
-def _notes(target: Target, path: Path, outcome: Outcome, effort: Effort) -> str:
+def _notes(target: Target, path: Path, tests: TestSet, outcome: Outcome, effort: Effort) -> str:
     parts = [outcome.version, platform.machine()]
     if target.runtime == "tflm":
-        parts += decode_cost(path.read_bytes()).notes()
+        parts += [_agreeing(path, tests), *decode_cost(path.read_bytes()).notes()]
     if target.measures_latency:
         threads = "1 thread" if effort.threads == 1 else f"{effort.threads} threads"
         parts += [threads, f"{effort.latency_runs} runs after warm-up"]
     return ", ".join(parts)
+
+
+def _agreeing(path: Path, tests: TestSet) -> str:
+    """TFLM's operators beside the reference kernels'."""
+    try:
+        few = np.load(tests.inputs, mmap_mode="r", allow_pickle=False)[:EXAMPLES]
+        return agreement_note(operator_agreement(path, few))
+    except TargetError as error:
+        return f"operators not compared ({error})"
