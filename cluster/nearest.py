@@ -124,7 +124,7 @@ def _looked_up(weight: Any, centroids: Any, bits: int) -> tuple[Any, Any]:
     tf = _tf()
     dtype = weight.dtype.name
     buckets = BUCKETS[0] if is_large(weight) else BUCKETS[1]
-    order, ascending, in_order, crowding, *table = _compiled_table(bits, buckets, dtype)(centroids)
+    order, ascending, in_order, crowding, *table = _table(centroids, bits, buckets)
     nothing_known = tf.zeros_like(table[0]), *table[1:]
     ways = [(steps, table) for steps in COMPARISONS] + [(bits, nothing_known)]
     way = tf.reduce_sum(tf.cast(crowding >= [2**steps for steps in COMPARISONS], tf.int32))
@@ -139,37 +139,31 @@ def _looked_up(weight: Any, centroids: Any, bits: int) -> tuple[Any, Any]:
     return indices, _compiled_values(dtype)(places[None], ascending[None])[0]
 
 
-@cache
-def _compiled_table(bits: int, buckets: int, dtype: str) -> Any:
+def _table(centroids: Any, bits: int, buckets: int) -> tuple[Any, ...]:
     """What a look-up in (K,) centroids needs.
 
     Their order, the centroids in it, whether they are stored so, borders in the fullest bucket; and the table: borders
-    below each bucket, the borders, the first of them, buckets per unit.
+    below each bucket, the borders, the first of them, buckets per unit. Not compiled by XLA, whose sort and sums would
+    take 40 MB to compile.
     """
     tf = _tf()
-
-    @tf.function(jit_compile=True, input_signature=[tf.TensorSpec((None,), dtype)])  # type: ignore[untyped-decorator] # TF has no stubs
-    def table(centroids: Any) -> Any:
-        order = tf.argsort(centroids, stable=True)
-        ascending = tf.gather(centroids, order)
-        half = tf.constant(0.5, ascending.dtype)
-        borders = ascending[:-1] * half + ascending[1:] * half
-        first = borders[0]
-        scale = buckets / tf.maximum(borders[-1] - first, LEAST_SPAN)
-        filled = tf.math.unsorted_segment_sum(
-            tf.ones_like(borders, tf.int32), _bucket(borders, first, scale, buckets), buckets
-        )
-        # a byte an entry: the table stays in the second cache
-        below = tf.cast(tf.cumsum(filled, exclusive=True), tf.uint8)
-        # beyond the last border, as far as any comparison reaches: no weight passes it
-        padding = tf.fill([2 ** max(bits, *COMPARISONS)], tf.constant(np.inf, ascending.dtype))
-        in_order = tf.reduce_all(order == tf.range(tf.shape(order)[0]))
-        return (
-            tf.cast(order, tf.uint8), ascending, in_order, tf.reduce_max(filled),
-            below, tf.concat([borders, padding], 0), first, scale,
-        )  # fmt: skip
-
-    return table.get_concrete_function()
+    order = tf.argsort(centroids, stable=True)
+    ascending = tf.gather(centroids, order)
+    half = tf.constant(0.5, ascending.dtype)
+    borders = ascending[:-1] * half + ascending[1:] * half
+    first = borders[0]
+    scale = buckets / tf.maximum(borders[-1] - first, LEAST_SPAN)
+    filled = tf.math.unsorted_segment_sum(
+        tf.ones_like(borders, tf.int32), _bucket(borders, first, scale, buckets), buckets
+    )
+    # a byte an entry: the table stays in the second cache
+    below = tf.cast(tf.cumsum(filled, exclusive=True), tf.uint8)
+    # beyond the last border, as far as any comparison reaches: no weight passes it
+    padding = tf.fill([2 ** max(bits, *COMPARISONS)], tf.constant(np.inf, ascending.dtype))
+    in_order = tf.reduce_all(order == tf.range(tf.shape(order)[0]))
+    padded = tf.concat([borders, padding], 0)
+    small = tf.cast(order, tf.uint8)
+    return small, ascending, in_order, tf.reduce_max(filled), below, padded, first, scale
 
 
 @cache
