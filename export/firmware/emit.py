@@ -18,7 +18,14 @@ from .plan import Arena
 
 LINE = 100
 # what every kernel may include
-HEADERS = ("ep_requantize.h", "ep_decode.h", "ep_dot.h", "ep_vector.h", "ep_broadcast.h")
+HEADERS = (
+    "ep_requantize.h",
+    "ep_decode.h",
+    "ep_dot.h",
+    "ep_vector.h",
+    "ep_broadcast.h",
+    "ep_two_terms.h",
+)
 SOURCES = ("ep_weights.c", "ep_weights.h")
 ELEMENT_TYPES = {TensorType.FLOAT32: "float", TensorType.INT32: "int32_t"}
 

@@ -6,11 +6,6 @@
 #include "ep_requantize.h"
 #include "ep_vector.h"
 
-static int32_t smaller(int32_t a, int32_t b)
-{
-    return a < b ? a : b;
-}
-
 static inline int8_t finish(const ep_conv *layer, int32_t sum, int32_t multiplier, int32_t shift)
 {
     return (int8_t)ep_clamp(ep_requantize(sum, multiplier, shift) + layer->output_zero, layer->least, layer->most);
@@ -28,7 +23,7 @@ static int32_t weight_index(const ep_conv *layer, int32_t c, int32_t i, int32_t 
 void ep_conv_2d(const ep_conv *layer, const int8_t *input, int8_t *output, void *scratch)
 {
     const int32_t height = layer->input[0], width = layer->input[1], channels = layer->input[2];
-    (void)scratch, (void)smaller;
+    (void)scratch;
     for (int32_t batch = 0; batch < layer->batches; ++batch, input += height * width * channels)
         for (int32_t y = 0; y < layer->output[0]; ++y)
             for (int32_t x = 0; x < layer->output[1]; ++x)
@@ -79,7 +74,7 @@ static workspace divide(const ep_conv *layer, void *scratch)
 static void load_row(const ep_conv *layer, const workspace *work, const int8_t *input, int32_t row, held *to)
 {
     const int32_t channels = layer->input[2], pitch = layer->pitch, before = layer->before[1];
-    const int32_t last = smaller(layer->input[1], work->columns - before);
+    const int32_t last = ep_smaller(layer->input[1], work->columns - before);
     const int8_t *from = input + row * layer->input[1] * channels;
     const int32_t inside = row >= 0 && row < layer->input[0];
     if (!inside || pitch != channels || last < work->columns)
@@ -225,7 +220,7 @@ static workspace divide(const ep_conv *layer, void *scratch)
 static void load_row(const ep_conv *layer, const workspace *work, const int8_t *input, int32_t row, held *to)
 {
     const int32_t width = layer->input[1], channels = layer->input[2], pitch = layer->pitch;
-    const int32_t before = layer->before[1], last = smaller(width, work->columns - before), zero = layer->input_zero;
+    const int32_t before = layer->before[1], last = ep_smaller(width, work->columns - before), zero = layer->input_zero;
     const int8_t *from = input + row * width * channels;
     held *const pixels = to + before * pitch;
     if (row < 0 || row >= layer->input[0]) {
@@ -365,7 +360,7 @@ void ep_conv_2d(const ep_conv *layer, const int8_t *input, int8_t *output, void 
     for (int32_t batch = 0; batch < layer->batches; ++batch) {
         int32_t first = 0, loaded = 0; /* rows counted from the first of the padding; `rows` holds those from `first` */
         for (int32_t y = 0; y < height; y += block) {
-            const int32_t end = smaller(y + block, height), kept = loaded - y * stride;
+            const int32_t end = ep_smaller(y + block, height), kept = loaded - y * stride;
             if (kept > 0)
                 memmove(work.rows, work.rows + (y * stride - first) * work.row, (size_t)(kept * work.row) * sizeof *work.rows);
             first = y * stride;

@@ -6,11 +6,6 @@
 #include "ep_requantize.h"
 #include "ep_vector.h"
 
-static int32_t smaller(int32_t a, int32_t b)
-{
-    return a < b ? a : b;
-}
-
 static inline int8_t finish(const ep_depthwise *layer, int32_t sum, int32_t multiplier, int32_t shift)
 {
     return (int8_t)ep_clamp(ep_requantize(sum, multiplier, shift) + layer->output_zero, layer->least, layer->most);
@@ -22,7 +17,7 @@ static inline int8_t finish(const ep_depthwise *layer, int32_t sum, int32_t mult
 void ep_depthwise_conv_2d(const ep_depthwise *layer, const int8_t *input, int8_t *output, void *scratch)
 {
     const int32_t height = layer->input[0], width = layer->input[1], channels = layer->input[2];
-    (void)scratch, (void)smaller;
+    (void)scratch;
     for (int32_t batch = 0; batch < layer->batches; ++batch, input += height * width * channels)
         for (int32_t y = 0; y < layer->output[0]; ++y)
             for (int32_t x = 0; x < layer->output[1]; ++x)
@@ -69,7 +64,7 @@ static workspace divide(const ep_depthwise *layer, void *scratch)
 static void load_row(const ep_depthwise *layer, const workspace *work, const int8_t *input, int32_t row, int32_t first, int8_t *to)
 {
     const int32_t width = layer->input[1], channels = layer->input[2], multiple = layer->multiple, before = layer->before[1];
-    const int32_t last = smaller(width, work->columns - before);
+    const int32_t last = ep_smaller(width, work->columns - before);
     const mve_pred16_t there = vctp8q((uint32_t)(layer->output[2] - first));
     const int8_t *from = input + row * width * channels + first / multiple;
     if (row < 0 || row >= layer->input[0]) {
@@ -191,7 +186,7 @@ static void convolve_block(const ep_depthwise *layer, const workspace *work, int
                           .below = layer->dilation[0] * row - layer->kernel[1] * apart,
                           .apart = apart,
                           .zero = layer->output_zero};
-    for (int32_t c = first; c < smaller(first + CHANNELS, channels); c += 4) {
+    for (int32_t c = first; c < ep_smaller(first + CHANNELS, channels); c += 4) {
         four.weights = work->weights + c - first;
         four.there = vctp32q((uint32_t)(channels - c));
         four.bias = vldrwq_z_s32(layer->bias + c, four.there);
@@ -212,7 +207,7 @@ void ep_depthwise_conv_2d(const ep_depthwise *layer, const int8_t *input, int8_t
             if (first + 8 < channels)
                 decode_eight(layer, &work, first + 8, work.weights + 8);
             for (int32_t y = 0; y < height; y += layer->block) {
-                const int32_t end = smaller(y + layer->block, height), kept = loaded - y * stride;
+                const int32_t end = ep_smaller(y + layer->block, height), kept = loaded - y * stride;
                 if (kept > 0)
                     memmove(work.rows, work.rows + (y * stride - at) * row, (size_t)(kept * row));
                 at = y * stride;
@@ -264,7 +259,7 @@ static void load_row(const ep_depthwise *layer, const workspace *work, const int
     const uint32_t zeros = halves(layer->input_zero, layer->input_zero);
     const int32_t plane = work->held * work->columns, before = layer->before[1];
     const int32_t start = row < 0 || row >= layer->input[0] ? work->columns : before;
-    const int32_t end = smaller(work->columns, before + width);
+    const int32_t end = ep_smaller(work->columns, before + width);
     for (int32_t pair = 0; pair < EP_DEPTHWISE_CHANNELS / 2; ++pair) {
         for (int32_t x = 0; x < start; ++x)
             to[pair * plane + x] = zeros;
@@ -287,7 +282,7 @@ static void load_row(const ep_depthwise *layer, const workspace *work, const int
         const int8_t *from = input + (row * width + x - before) * channels;
         for (int32_t c = 0; c < EP_DEPTHWISE_CHANNELS; c += 2) {
             /* what a last block leaves unused is never stored */
-            const int32_t low = first + smaller(c, count - 1), high = first + smaller(c + 1, count - 1);
+            const int32_t low = first + ep_smaller(c, count - 1), high = first + ep_smaller(c + 1, count - 1);
             to[c / 2 * plane + x] = halves(from[low / multiple], from[high / multiple]);
         }
     }
@@ -304,8 +299,8 @@ static void decode_block(const ep_depthwise *layer, const workspace *work, int32
     }
     /* every channel has a table of its own */
     for (int32_t n = 0; n < EP_DEPTHWISE_CHANNELS / 2 * work->taps; ++n) {
-        const int32_t channel = smaller(first + n % 4 * 2, layer->output[2] - 1);
-        const int32_t next = smaller(channel + 1, layer->output[2] - 1);
+        const int32_t channel = ep_smaller(first + n % 4 * 2, layer->output[2] - 1);
+        const int32_t next = ep_smaller(channel + 1, layer->output[2] - 1);
         work->weights[n] = ep_pair_of(ep_weight_at(weights, start + 2 * n, channel), ep_weight_at(weights, start + 2 * n + 1, next));
     }
 }
@@ -412,11 +407,11 @@ void ep_depthwise_conv_2d(const ep_depthwise *layer, const int8_t *input, int8_t
         ep_prepare_table(layer->weights.tables, layer->weights.bits, work.pairs);
     for (int32_t batch = 0; batch < layer->batches; ++batch) {
         for (int32_t first = 0; first < channels; first += EP_DEPTHWISE_CHANNELS) {
-            const int32_t count = smaller(EP_DEPTHWISE_CHANNELS, channels - first);
+            const int32_t count = ep_smaller(EP_DEPTHWISE_CHANNELS, channels - first);
             int32_t at = 0, loaded = 0; /* rows counted from the first of the padding; `rows` holds those from `at` */
             decode_block(layer, &work, first);
             for (int32_t y = 0; y < height; y += layer->block) {
-                const int32_t end = smaller(y + layer->block, height), kept = loaded - y * stride;
+                const int32_t end = ep_smaller(y + layer->block, height), kept = loaded - y * stride;
                 for (int32_t pair = 0; kept > 0 && pair < EP_DEPTHWISE_CHANNELS / 2; ++pair)
                     memmove(work.rows + pair * plane, work.rows + pair * plane + (y * stride - at) * work.columns,
                             (size_t)(kept * work.columns) * sizeof *work.rows);

@@ -85,6 +85,16 @@ static inline int8_t ep_saturate(int32_t x)
 #endif
 }
 
+static inline int32_t ep_smaller(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline int32_t ep_larger(int32_t a, int32_t b)
+{
+    return a > b ? a : b;
+}
+
 static inline int32_t ep_clamp(int32_t x, int32_t least, int32_t most)
 {
     return x < least ? least : x > most ? most : x;

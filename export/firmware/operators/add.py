@@ -44,7 +44,7 @@ def summed(node: Node, kernel: str) -> Call:
     if found is not None:
         return found
     layer = struct(
-        f"ep_{kernel}_layer",
+        "ep_two_terms",
         node,
         {
             "shape": shape,
