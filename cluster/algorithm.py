@@ -19,6 +19,8 @@ from .side_by_side import is_large, side_by_side
 
 # rows the gradient is folded into for DenseBincount: a fixed number keeps the sums bit-reproducible
 BINCOUNT_ROWS = 64
+# sums a bin of a large weight has, taken in turn: an addition need not wait for the one before, to the same bin
+LANES = 8
 
 
 def centroid_gradient(
@@ -77,15 +79,16 @@ def _row_sums(weights: Any, bins: Any, clusters: int) -> Any:
 
 @cache
 def _compiled_sums(clusters: int, weights_type: str, bins_type: str) -> Any:
-    """The same of flat weights by XLA: on one thread, in the same order and so to the same bits, in half the time."""
+    """The same of flat weights by XLA: on one thread and in one order, so to the same bits, in less than half the time."""
     types = [tf.TensorSpec((None,), weights_type), tf.TensorSpec((None, None), bins_type)]
 
     @tf.function(jit_compile=True, input_signature=types)  # type: ignore[untyped-decorator] # TF has no stubs
     def sums(weights: Any, bins: Any) -> Any:
-        rows = tf.shape(bins)[0]
-        own = tf.range(rows)[:, None] * clusters + tf.cast(bins, tf.int32)
-        total = tf.math.unsorted_segment_sum(weights, tf.reshape(own, (-1,)), rows * clusters)
-        return tf.reshape(total, (rows, clusters))
+        rows, columns = tf.unstack(tf.shape(bins))
+        lane = tf.range(rows)[:, None] * LANES + tf.range(columns) % LANES
+        own = tf.reshape(lane * clusters + tf.cast(bins, tf.int32), (-1,))
+        total = tf.math.unsorted_segment_sum(weights, own, rows * LANES * clusters)
+        return tf.reduce_sum(tf.reshape(total, (rows, LANES, clusters)), axis=1)
 
     return sums.get_concrete_function()
 

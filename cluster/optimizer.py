@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from ..errors import ModelError
@@ -303,15 +302,13 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         signed, unsigned = _small_integers()
 
         def add(shape: Any, name: str, value: Any, dtype: Any = kernel.dtype) -> Any:
-            variable = self.add_variable(shape, dtype=dtype, name=f"{kernel.name}{name}")
-            variable.assign(value)
-            return variable
+            def first(shape: Any, dtype: Any) -> Any:
+                return keras.ops.broadcast_to(keras.ops.convert_to_tensor(value, dtype), shape)
 
-        signs = (
-            add(kernel.shape, "_signs", np.broadcast_to(planned.flips, values.shape), signed)
-            if place.signed
-            else None
-        )
+            # by initializer: no zeros in the way, which the allocator would keep
+            return self.add_variable(shape, first, dtype=dtype, name=f"{kernel.name}{name}")
+
+        signs = add(kernel.shape, "_signs", planned.flips, signed) if place.signed else None
         original = add(kernel.shape, "", values)
         original.constraint = _of_signed(kernel.constraint, signs)
         centroids = add(table, "_centroids", start)
@@ -319,7 +316,7 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
             kernel,
             original,
             centroids,
-            indices=add(kernel.shape, "_indices", np.zeros(values.shape), unsigned),
+            indices=add(kernel.shape, "_indices", 0, unsigned),
             signs=signs,
             free=add(table, "_free", start != 0) if place.pin_zero else None,
             mask=add(kernel.shape, "_mask", values != 0, signed) if place.sparse else None,
