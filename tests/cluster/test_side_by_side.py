@@ -37,7 +37,7 @@ def test_only_tensors_of_known_size_are_large() -> None:
 @pytest.mark.parametrize("dtype", ["uint8", "int32"])
 # an odd size: rows are padded; more rows than parts, and fewer
 @pytest.mark.parametrize(("shape", "clusters"), [((601, 601), 200), ((3, 100_003), 16)])
-def test_a_large_gradient_is_summed_to_the_same_bits_however_it_is_compiled(
+def test_rows_of_a_large_gradient_are_summed_to_the_same_bits_however_it_is_compiled(
     shape: tuple[int, int], clusters: int, dtype: str
 ) -> None:
     random = np.random.default_rng(0)
@@ -52,13 +52,13 @@ def test_a_large_gradient_is_summed_to_the_same_bits_however_it_is_compiled(
         return rows, centroid_gradient(gradient, indices, clusters, how)
 
     given = tf.constant(gradient), tf.constant(indices)
-    rows, total = (part.numpy() for part in sums(*given))
-    for compiled in (tf.function(sums), tf.function(sums, jit_compile=True)):
-        for part, found in zip((rows, total), compiled(*given), strict=True):
-            np.testing.assert_array_equal(found, part)
+    rows = sums(*given)[0].numpy()
     exact = [
         np.bincount(places, values, clusters)
         for values, places in zip(gradient.astype(np.float64), indices, strict=True)
     ]
     np.testing.assert_allclose(rows, exact, atol=2e-3)
-    np.testing.assert_allclose(total, np.sum(exact, axis=0), atol=2e-3)
+    for compiled in (sums, tf.function(sums), tf.function(sums, jit_compile=True)):
+        found, total = compiled(*given)
+        np.testing.assert_array_equal(found, rows)
+        np.testing.assert_allclose(total, np.sum(exact, axis=0), atol=2e-3)
