@@ -53,13 +53,35 @@ AS_TFMOT = {
     "cluster.int8": False,
     "cluster.learning_rate": LEARNING_RATE,
 }
+# tfmot's PR #519 names linear and density-based centroids as those its users start from; K-means++ is today's default
+LINEAR = {"cluster.initialization": "linear"}
 MODES: dict[str, dict[str, Any]] = {
     "float": {},
+    "tfmot-frozen-linear": {},
+    "tfmot-linear": {},
+    "frozen-linear": {"cluster.refresh": False, **AS_TFMOT, **LINEAR},
+    "refreshed-linear": {**AS_TFMOT, **LINEAR},
+    "tfmot-frozen": {},
     "tfmot": {},
     "frozen": {"cluster.refresh": False, **AS_TFMOT},
     "refreshed": AS_TFMOT,
     "ours": {},
 }
+
+
+def is_tfmot(mode: str) -> bool:
+    """Whether tfmot trains."""
+    return mode.startswith("tfmot")
+
+
+def is_frozen(mode: str) -> bool:
+    """Whether first indices are kept."""
+    return "frozen" in mode
+
+
+def is_linear(mode: str) -> bool:
+    """Whether centroids start evenly spaced."""
+    return mode.endswith("-linear")
 
 
 @dataclass(frozen=True)

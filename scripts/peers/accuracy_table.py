@@ -14,7 +14,7 @@ from typing import Any
 
 from edgepalette.pipeline.recipe import LEARNING_RATE, Recipe
 
-from .accuracy_job import MODES, TASKS, Job
+from .accuracy_job import MODES, TASKS, Job, is_linear, is_tfmot
 
 PEERS = Path(__file__).resolve().parent
 CLUSTERED_MODES = tuple(mode for mode in MODES if mode != "float")
@@ -99,7 +99,7 @@ def run_jobs(
 
 def _run(job: Job) -> dict[str, Any]:
     """What the job's process prints. Raises RuntimeError with the end of its standard error if it fails."""
-    program = "tfmot_accuracy.py" if job.mode == "tfmot" else "edgepalette_accuracy.py"
+    program = "tfmot_accuracy.py" if is_tfmot(job.mode) else "edgepalette_accuracy.py"
     done = subprocess.run(  # noqa: S603 # a program of this folder
         [sys.executable, str(PEERS / program), job.to_json()],
         capture_output=True,
@@ -159,9 +159,18 @@ def _summary(task: str, row: str, mode: str, found: list[dict[str, Any]]) -> dic
     }
 
 
-def table(cells: list[dict[str, Any]], modes: Iterable[str]) -> Iterator[str]:
-    """Lines of one task's table: accuracy in percent, mean (least to most), then packed sizes in KB."""
-    columns = [*modes]
+def tables(cells: list[dict[str, Any]], modes: Iterable[str]) -> Iterator[str]:
+    """Lines of one task's tables, one of what starts linear and one of the rest."""
+    modes = list(modes)
+    linear = [mode for mode in modes if is_linear(mode)]
+    for columns in (linear, [mode for mode in modes if mode not in linear]):
+        if columns:
+            yield from _table(cells, columns)
+            yield ""
+
+
+def _table(cells: list[dict[str, Any]], columns: list[str]) -> Iterator[str]:
+    """Lines: accuracy in percent, mean (least to most), then packed sizes in KB."""
     by_row: dict[str, dict[str, dict[str, Any]]] = {}
     for cell in cells:
         by_row.setdefault(cell["row"], {})[cell["mode"]] = cell
@@ -170,8 +179,8 @@ def table(cells: list[dict[str, Any]], modes: Iterable[str]) -> Iterator[str]:
     )
     for row, found in by_row.items():
         shown = {mode: found.get(mode, found.get("float")) for mode in columns}
-        ours = next((shown[m] for m in columns if m != "tfmot" and shown[m]), None)
-        sizes = [_kilobytes(shown.get("tfmot")), _kilobytes(ours)]
+        tools = [[m for m in columns if is_tfmot(m) == peer] for peer in (True, False)]
+        sizes = [_kilobytes(next(filter(None, map(shown.get, tool)), None)) for tool in tools]
         yield "".join([f"{row:14}", *(f"{_percent(shown[m]):24}" for m in columns), *sizes])
 
 
@@ -225,8 +234,10 @@ def notes(job: Job, cells: list[dict[str, Any]]) -> Iterator[str]:
         "kernels dense, runs BatchNorm and Dropout of whole models in inference mode while training, and does not "
         "recalibrate BatchNorm."
     )
-    yield "frozen: our training as tfmot's was before its PR #519: first indices kept, K-means++, labels, centroid rate 1."
+    yield "tfmot-frozen: the same with its first indices kept, as before its PR #519."
+    yield "frozen: our training as tfmot's was before that PR: first indices kept, K-means++, labels, centroid rate 1."
     yield "refreshed: the same with indices assigned again every step, as since that PR."
+    yield "…-linear: centroids start evenly spaced, as that PR's text has it (or density-based)."
     yield (
         "ours: the recipe's defaults. Additions over refreshed: centroids start by k-means to its end, it learns the float start's outputs"
         f"{' (the mean of mirrored views)' if recipe.data.flip else ''} and hidden activations (weight "

@@ -16,16 +16,25 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
-from accuracy_job import LOSS, Job, configure_threads, last_kernels, result
+from accuracy_job import (
+    LOSS,
+    Job,
+    configure_threads,
+    is_frozen,
+    is_linear,
+    last_kernels,
+    result,
+)
 from keras2 import keras2_copy
 
 from edgepalette.pipeline.models import load_model
 from edgepalette.pipeline.recipe import LEARNING_RATE
 from edgepalette.pipeline.training import Epoch, Schedule, predict
 
-INITIALIZATION = tfmot.clustering.keras.CentroidInitialization.KMEANS_PLUS_PLUS
+Start = tfmot.clustering.keras.CentroidInitialization
 PROBED = 64
 
 
@@ -44,10 +53,11 @@ class Batches(tf_keras.utils.Sequence):
 
 def wrapped(model: tf_keras.Model, job: Job) -> tf_keras.Model:
     """The model under tfmot's clustering, whole or its last kernels."""
+    start = Start.LINEAR if is_linear(job.mode) else Start.KMEANS_PLUS_PLUS
 
     def cluster(part: Any, number: int) -> Any:
         return tfmot.clustering.keras.cluster_weights(
-            part, number_of_clusters=number, cluster_centroids_init=INITIALIZATION
+            part, number_of_clusters=number, cluster_centroids_init=start
         )
 
     if not job.selective:
@@ -59,6 +69,14 @@ def wrapped(model: tf_keras.Model, job: Job) -> tf_keras.Model:
             cluster(layer, chosen[layer.name]) if layer.name in chosen else layer
         ),
     )
+
+
+def freeze(model: tf_keras.Model) -> None:
+    """Keep the first indices, as tfmot did before its PR 519."""
+    for layer in model.layers:
+        for name, algorithm in getattr(layer, "clustering_algorithms", {}).items():
+            kept = tf.constant(layer.pulling_indices[name])
+            algorithm.get_pulling_indices = lambda weight, kept=kept: kept
 
 
 def clusters_of(model: tf_keras.Model) -> dict[str, int]:
@@ -87,6 +105,8 @@ def main(text: str) -> None:
     data, recipe = job.data(), job.recipe()
     start = keras2_copy(load_model(job.file), np.asarray(data.x_train[:PROBED], np.float32))
     model = wrapped(start, job)
+    if is_frozen(job.mode):
+        freeze(model)
     schedule = Schedule.of(recipe, job.epochs, LEARNING_RATE)
     steps = schedule.epochs * math.ceil(len(data.x_train) / schedule.batch_size)
     rate = tf_keras.optimizers.schedules.CosineDecay(schedule.learning_rate, steps)
