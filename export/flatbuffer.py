@@ -9,14 +9,15 @@ A schema is a set of dataclasses derived from `Table`, each field made by one of
     vector   uint32 count, then the elements; a string is a byte vector with a zero after it
     offset   uint32, forward from its own position
 
-A reference read twice is one object; equal vectors and equal tables are written once.
+A reference read twice is one object; equal vectors and equal tables are written once. Vectors that ask for borders wider
+than a count leave gaps before them, which small vectors fill.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -33,6 +34,7 @@ MAX_VTABLE = 256
 # what a file would take with nothing shared, as a multiple of its size: what reads it does that much work
 MAX_SHARING = 16
 _POWERS = (8, 4, 2, 1)
+COUNT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -376,17 +378,84 @@ def write(root: Table, identifier: bytes) -> bytes:
     return _Writer().file(root, identifier)
 
 
+@dataclass(frozen=True)
+class _Vector:
+    """What a vector is written from; equal ones are one. size: of an element."""
+
+    data: bytes
+    size: int
+    alignment: int
+    text: bool
+
+    @property
+    def bytes(self) -> int:
+        """With its count, and padded to the next one's border."""
+        return (
+            COUNT_BYTES + len(self.data) + self.text + -(len(self.data) + self.text) % COUNT_BYTES
+        )
+
+
+def _vector_of(kind: Bytes | Numbers, field: Any) -> _Vector:
+    if isinstance(kind, Bytes):
+        return _Vector(bytes(field), 1, kind.alignment, kind.text)
+    array = np.ascontiguousarray(field, kind.dtype)
+    return _Vector(array.tobytes(), array.itemsize, max(COUNT_BYTES, array.itemsize), text=False)
+
+
+def _vectors(value: Table, seen: set[Table]) -> Iterator[_Vector]:
+    """Vectors of bytes and numbers in the tables below, in the order they are met."""
+    if value in seen:
+        return
+    seen.add(value)
+    for name, _, kind in type(value).slots():
+        field = getattr(value, name)
+        if field is None:
+            continue
+        if isinstance(kind, Bytes | Numbers):
+            yield _vector_of(kind, field)
+        elif isinstance(kind, Nested):
+            for entry in field if kind.vector else (field,):
+                yield from _vectors(entry, seen)
+
+
 class _Writer:
     def __init__(self) -> None:
         self.builder = flatbuffers.Builder(1 << 16)
-        self.vectors: dict[tuple[bytes, int, int, bool], int] = {}
+        self.vectors: dict[_Vector, int] = {}
         self.tables: dict[Any, int] = {}
         # a table named again is the same object: it is not gone through again
         self.written: dict[Table, int] = {}
 
     def file(self, root: Table, identifier: bytes) -> bytes:
+        self._fill_gaps([*dict.fromkeys(_vectors(root, set()))])
         self.builder.Finish(self._table(root), file_identifier=identifier)
         return bytes(self.builder.Output())
+
+    def _fill_gaps(self, vectors: list[_Vector]) -> None:
+        """Write what asks for wide borders behind small vectors that take the whole gap before it.
+
+        Where none do it is left for its table, which takes a part.
+        """
+        small: dict[int, list[_Vector]] = {}
+        for vector in reversed(vectors):
+            if vector.alignment <= COUNT_BYTES:
+                small.setdefault(vector.bytes, []).append(vector)
+        for vector in vectors:
+            if vector.alignment <= COUNT_BYTES:
+                continue
+            # the file grows from its end: what is written first lies behind
+            gap = -(self.builder.Offset() + len(vector.data)) % vector.alignment
+            fillers: list[_Vector] = []
+            for size in range(gap, 0, -1):
+                while size <= gap and small.get(size):
+                    fillers.append(small[size].pop())
+                    gap -= size
+            if gap:
+                for filler in reversed(fillers):
+                    small[filler.bytes].append(filler)
+                continue
+            for part in (*fillers, vector):
+                self._vector(part)
 
     def _table(self, value: Table) -> int:
         if value in self.written:
@@ -420,11 +489,8 @@ class _Writer:
 
     def _offset(self, kind: Kind, field: Any) -> int:
         match kind:
-            case Bytes(is_text, alignment):
-                return self._bytes(field, 1, alignment, is_text)
-            case Numbers(dtype):
-                array = np.ascontiguousarray(field, dtype)
-                return self._bytes(array.tobytes(), array.itemsize, max(4, array.itemsize))
+            case Bytes() | Numbers():
+                return self._vector(_vector_of(kind, field))
             case Nested(_, vector):
                 if not vector:
                     return self._table(field)
@@ -437,19 +503,17 @@ class _Writer:
                     "it cannot be rewritten"
                 )
 
-    def _bytes(self, data: bytes, size: int, alignment: int, is_text: bool = False) -> int:
-        # equal bytes of elements of another size are another vector: its count differs
-        key = (data, size, alignment, is_text)
-        if key not in self.vectors:
-            if is_text:
-                self.vectors[key] = int(self.builder.CreateString(data))
+    def _vector(self, vector: _Vector) -> int:
+        if vector not in self.vectors:
+            data, size, builder = vector.data, vector.size, self.builder
+            if vector.text:
+                self.vectors[vector] = int(builder.CreateString(data))
             else:
-                builder = self.builder
-                builder.StartVector(size, len(data) // size, alignment)
+                builder.StartVector(size, len(data) // size, vector.alignment)
                 builder.head = builder.head - len(data)
                 builder.Bytes[builder.head : builder.head + len(data)] = data
-                self.vectors[key] = int(builder.EndVector())
-        return self.vectors[key]
+                self.vectors[vector] = int(builder.EndVector())
+        return self.vectors[vector]
 
     def _table_vector(self, offsets: list[int]) -> int:
         builder = self.builder
@@ -461,7 +525,7 @@ class _Writer:
     def _opaque(self, value: OpaqueTable) -> int:
         # a vector of bytes may be a string, whose readers look for the zero after it
         offsets = {
-            slot: self._bytes(data, size, max(4, size), is_text=size == 1)
+            slot: self._vector(_Vector(data, size, max(COUNT_BYTES, size), text=size == 1))
             for slot, size, data in value.vectors
         }
         key = (value.fields, tuple(offsets.items()))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from dataclasses import dataclass
 from typing import Any
@@ -40,6 +41,17 @@ class Tree(fb.Table):
     places: NDArray[np.int32] | None = fb.numbers(5, "<i4")
     plain: bytes | None = fb.raw(6)
     strange: fb.ForeignValue | None = fb.foreign(4, "strange things")
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned(fb.Table):
+    data: bytes | None = fb.raw(0, 16)
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks(fb.Table):
+    leaves: tuple[Leaf, ...] = fb.tables(0, lambda: Leaf)
+    blocks: tuple[Aligned, ...] = fb.tables(1, lambda: Aligned)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +194,20 @@ def test_aligned_bytes_lie_on_their_border() -> None:
             Tree(data=b"\xaa" * length + b"mark", leaves=(Leaf(name=b"x" * length),)), IDENTIFIER
         )
         assert data.index(b"\xaa" * length + b"mark") % 16 == 0
+
+
+def test_small_vectors_take_the_gap_before_aligned_bytes() -> None:
+    leaves = [Leaf(values=np.full(count, count, np.float32)) for count in (1, 2, 3)]
+    blocks = [Aligned(data=bytes([number]) * 32) for number in range(4)]
+
+    # 12 bytes lie between the count of one block and the bytes of the one before: a vector of two numbers fits
+    data = fb.write(Blocks(leaves=tuple(leaves), blocks=tuple(blocks)), IDENTIFIER)
+    between = sorted(data.index(block.data) for block in blocks if block.data)
+    second = data.index(np.full(2, 2, np.float32).tobytes())
+    assert any(start + 32 < second < after for start, after in itertools.pairwise(between))
+    assert same(
+        fb.read(Blocks, data, IDENTIFIER), Blocks(leaves=tuple(leaves), blocks=tuple(blocks))
+    )
 
 
 def test_another_identifier_is_refused() -> None:
