@@ -204,7 +204,7 @@ def _recipe(options: dict[str, Any], one_stage: bool, needs_run: bool) -> Recipe
 
 def _run(options: dict[str, Any], first: str | None, last: str, dry_run: bool = False) -> None:
     from .progress import Progress
-    from .run import planned_stages, run_recipe
+    from .run import check_targets, planned_stages, run_recipe
     from .stages import Kind
 
     one_stage = last != "report" or first == "report"
@@ -222,10 +222,11 @@ def _run(options: dict[str, Any], first: str | None, last: str, dry_run: bool = 
         )
     if options["as_json"]:
         click.echo(json.dumps([row.to_json() for row in rows], indent=2))
-        return
-    _print_rows(rows)
+    else:
+        _print_rows(rows)
     if last == "report":
         progress.say(f"report: {recipe.directory / 'report.html'}")
+        check_targets(recipe)
 
 
 def _print_rows(rows: list[Any]) -> None:

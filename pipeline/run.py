@@ -28,7 +28,7 @@ def run_recipe(
     """Run what is not finished, up to `last`; the rows of measurements.json if the report is reached.
 
     first: repeat from this stage on. force: repeat everything.
-    Raises EdgepaletteError's kinds for what a user can mend; TargetError at the end if a target asked for failed.
+    A target that fails leaves no row: see `check_targets`. Raises EdgepaletteError's kinds for what a user can mend.
     """
     directory = RunDirectory(recipe.directory)
     session = Session(recipe, recipe.directory, progress)
@@ -54,8 +54,6 @@ def run_recipe(
             directory.run(stage)
     if last is not Kind.REPORT:
         return _rows_of(directory, stages, last)
-    if recipe.evaluate.targets is not None:
-        _raise_failures(recipe)
     return read_measurements(directory.path)
 
 
@@ -227,7 +225,10 @@ def _report(session: Session, before: list[Stage], plain: dict[str, Any]) -> Sta
     )
 
 
-def _raise_failures(recipe: Recipe) -> None:
+def check_targets(recipe: Recipe) -> None:
+    """Raises TargetError if one of the targets asked for by name failed in a run that is finished."""
+    if recipe.evaluate.targets is None:
+        return
     failures = []
     for clusters in recipe.cluster.clusters:
         held = json.loads(

@@ -115,8 +115,9 @@ def test_microcontrollers_stand_in_one_table_and_in_the_report(
     run = finished.copy(tmp_path)
     asked = ("--targets", "cortex-m4,samd21,tflm", "--clusters", "4")
     result = command("run", *run.options, *asked)
-    # a device that cannot hold the model is told at the end, like any target that failed; the rest is measured
+    # a device that cannot hold the model is told at the end, like any target that failed; the rest is measured and shown
     assert result.exit_code == 2
+    assert "M instr" in result.stdout
     assert "every target must run the files, got failures" in result.stderr
     assert "samd21, 4 clusters: Microchip SAM D21" in result.stderr
     assert "B of RAM for 100, " in result.stderr
