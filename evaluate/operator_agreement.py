@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from ..export.firmware.graph import OPERATOR_NAMES
 from ..export.loader import DECODE_NAME
 from ..export.tflite_bytes import tensor_name
 from ..export.tflite_schema import Model, read_model, write_model
+from .activations import telling
 from .metric import differing_bytes
 from .process import ask
 from .signature import port_of
@@ -48,12 +49,9 @@ def operator_agreement(path: Path, inputs: NDArray[np.float32]) -> tuple[Operato
     entry, found = port_of(graph.tensors[int(graph.inputs[0])]), list(_outputs(model))
     few = np.asarray(inputs[:EXAMPLES])
     raw = entry.raw(few.reshape(len(few), *entry.shape))
-    # as outputs of the model they are not written over, not even by an operator in place
-    all_of_them = np.array([number for _, number in found], np.int32)
-    told = replace(model, subgraphs=(replace(graph, outputs=all_of_them), *model.subgraphs[1:]))
     with tempfile.TemporaryDirectory(prefix="edgepalette-") as folder:
         file, given = Path(folder, "all.tflite"), Path(folder, "inputs.npz")
-        file.write_bytes(write_model(replace(told, signature_defs=())))
+        file.write_bytes(write_model(telling(model, [number for _, number in found])))
         np.savez(given, x0=raw)
         asked = {"files": [[str(file), str(given)]], "outputs": len(found)}
         ours, theirs = (

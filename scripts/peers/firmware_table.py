@@ -13,9 +13,21 @@ from typing import Any
 import click
 import numpy as np
 from numpy.typing import NDArray
+from peers.cmsis_nn import PEERS, Counted, count_layers, layer_values, revision, sources
+from peers.firmware_layers import (
+    LAYER_NOTES,
+    PEER_PER_MAC,
+    Layer,
+    cells,
+    heading,
+    kind_of,
+    layer_lines,
+    layer_markdown,
+    layers_of,
+)
 from peers.reference_models import REFERENCES, make_file, make_inputs
 
-from edgepalette.errors import EdgepaletteError
+from edgepalette.errors import EdgepaletteError, TargetError
 from edgepalette.evaluate.cortex_m.emulator import CORES, Emulated, emulate, missing
 from edgepalette.evaluate.process import ask
 from edgepalette.evaluate.signature import signature
@@ -40,12 +52,6 @@ PEER_FILE = {False: 98_496, True: 67_184}
 DECODE_CODE = 21_500
 # of a model's multiplications: kinds with less are left out of FIRMWARE.md
 LEAST_PART = 0.01
-# CMSIS-NN's int8 kernels, dense, instructions per multiplication: 3×3 of 32 to 32 and 3 to 16 channels, others alone
-PEER_PER_MAC = {
-    "cortex-m0plus": {"conv 3×3": 6.7, "conv 3×3 of 3": 11.7, "conv 1×1": 7.6, "depthwise 3×3": 30.0, "dense": 6.2},
-    "cortex-m4": {"conv 3×3": 1.98, "conv 3×3 of 3": 4.84, "conv 1×1": 2.05, "depthwise 3×3": 7.68, "dense": 1.95},
-    "cortex-m55": {"conv 3×3": 0.26, "conv 3×3 of 3": 1.42, "conv 1×1": 0.40, "depthwise 3×3": 2.34, "dense": 0.49},
-}  # fmt: skip
 # what is promised at most, by model and core
 PROMISED = {
     ("resnet8:16", "cortex-m4"): {"instructions": 20_800_000, "flash": 58_000, "ram": 42_000},
@@ -94,6 +100,7 @@ class Row:
     peer_instructions: int | None
     peer_arena: int | None
     promised: dict[str, int]
+    layers: tuple[Layer, ...]
 
     @property
     def flash(self) -> int:
@@ -145,36 +152,49 @@ weights, 3×3 of 32 to 32 channels, "of 3": 3 to 16."""
 @click.option("--cores", default=",".join(CORES), show_default=True)
 @click.option("--samples", default=200, show_default=True)
 @click.option("--jobs", default=1, help="Emulators at a time.")
+@click.option("--layers", is_flag=True, help="Also a table of each operator with weights.")
+@click.option(
+    "--cmsis-nn",
+    type=click.Path(path_type=Path),
+    help="Checkout of github.com/ARM-software/CMSIS-NN to count on the same layers; with --layers.",
+)
 @click.option("--json", "as_json", is_flag=True, help="As JSON.")
 @click.option("--markdown", is_flag=True, help="As the tables of FIRMWARE.md.")
-def firmware(models: str, cores: str, samples: int, jobs: int, as_json: bool, markdown: bool) -> None:  # fmt: skip
+def firmware(models: str, cores: str, samples: int, jobs: int, layers: bool, cmsis_nn: Path | None, as_json: bool, markdown: bool) -> None:  # fmt: skip
     """Firmware of MLPerf Tiny's models in QEMU: bytes beside TFLM's, instructions, flash, RAM.
 
     Real inputs where EDGEPALETTE_DATA has them. With 200 samples on all cores 6 to 10 minutes. Exit code 1 if bytes differ
     from TFLM's or a promised size or count is passed.
     """
-    absent = missing()
-    if absent is not None:
-        raise click.ClickException(absent)
     chosen = [_parsed(model) for model in models.split(",")]
     unknown = sorted(set(cores.split(",")) - set(CORES))
     if unknown or samples < 2:
         raise click.UsageError(
             f"--cores must be of {', '.join(CORES)} and --samples at least 2, got {cores} and {samples}"
         )
+    if cmsis_nn is not None:
+        if not layers:
+            raise click.UsageError("--cmsis-nn must come with --layers, the table it fills")
+        _check_folder(cmsis_nn)
+    absent = missing()
+    if absent is not None:
+        raise click.ClickException(absent)
     rows: list[Row] = []
     try:
         for network, clusters in chosen:
-            rows += _measured(network, clusters, cores.split(","), samples, jobs)
+            rows += _measured(network, clusters, cores.split(","), samples, jobs, cmsis_nn)
     except EdgepaletteError as error:
         raise click.ClickException(str(error)) from None
     if as_json:
-        click.echo(json.dumps([_written(row) for row in rows], indent=2))
+        click.echo(json.dumps([_written(row, layers) for row in rows], indent=2))
     elif markdown:
         for line in (*_peer_markdown(rows), "", *_markdown(rows), "", *_kind_markdown(rows)):
             click.echo(line)
     else:
         for line in (HEADING, *(row.line() for row in rows), NOTES, "", *_kind_lines(rows), PER_MAC_NOTES):  # fmt: skip
+            click.echo(line)
+    if layers and not as_json:
+        for line in _layer_tables(rows, cmsis_nn, markdown):
             click.echo(line)
     missed = [f"{row.model} on {row.core}: {', '.join(row.missed)}" for row in rows if row.missed]
     if missed:
@@ -190,7 +210,14 @@ def _parsed(model: str) -> tuple[str, int]:
     return network, int(clusters)
 
 
-def _measured(network: str, clusters: int, cores: Sequence[str], samples: int, jobs: int) -> list[Row]:  # fmt: skip
+def _check_folder(folder: Path) -> None:
+    try:
+        sources(folder)
+    except TargetError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _measured(network: str, clusters: int, cores: Sequence[str], samples: int, jobs: int, cmsis_nn: Path | None) -> list[Row]:  # fmt: skip
     """The model on every core."""
     reference, name = REFERENCES[network], f"{network}:{clusters}"
     with tempfile.TemporaryDirectory(prefix="edgepalette-bench-") as folder:
@@ -204,17 +231,25 @@ def _measured(network: str, clusters: int, cores: Sequence[str], samples: int, j
         question = {"runtime": "tflm", "options": {}, "files": [[str(file), str(given)]], "outputs": 1}  # fmt: skip
         theirs = ask("pair_child", question, "tflm", str(file))["f0y0"]
         made = generate_firmware(file.read_bytes())
+        peers = [node for node in made.graph.nodes if node.op in PEERS]
+        values = layer_values(file.read_bytes(), peers, inputs[:1]) if cmsis_nn else {}
 
         def run(core: str) -> Row:
             click.echo(f"{name} on {core} …", err=True)
             done = emulate(made, CORES[core], [inputs], Path(folder, core))
-            return _row(network, clusters, core, made, done, theirs)
+            counted: dict[int, dict[str, Counted]] = {}
+            if cmsis_nn is not None:
+                click.echo(f"{name} on {core} by CMSIS-NN …", err=True)
+                found = count_layers(cmsis_nn, peers, values, CORES[core], Path(folder, f"{core}-peer"))  # fmt: skip
+                counted = {node.place: layer for node, layer in zip(peers, found, strict=True)}
+            layers = layers_of(made.graph.nodes, done.parts, core, counted)
+            return _row(network, clusters, core, made, done, theirs, layers)
 
         with ThreadPoolExecutor(jobs) as pool:
             return list(pool.map(run, cores))
 
 
-def _row(network: str, clusters: int, core: str, made: Firmware, done: Emulated, theirs: NDArray[Any]) -> Row:  # fmt: skip
+def _row(network: str, clusters: int, core: str, made: Firmware, done: Emulated, theirs: NDArray[Any], layers: tuple[Layer, ...]) -> Row:  # fmt: skip
     reference, name = REFERENCES[network], f"{network}:{clusters}"
     ours = done.outputs[0].reshape(theirs.shape)
     real = reference.path is not None and reference.data is not None
@@ -238,6 +273,7 @@ def _row(network: str, clusters: int, core: str, made: Firmware, done: Emulated,
         PEER_INSTRUCTIONS.get(peer) if core == "cortex-m4" else None,
         PEER_ARENA.get(peer),
         PROMISED.get((name, core), {}),
+        layers,
     )
 
 
@@ -249,19 +285,6 @@ def _kinds(nodes: Sequence[Node], parts: Sequence[int], peer: dict[str, float]) 
     for kind, pairs in of.items():
         macs, instructions = (sum(column) for column in zip(*pairs, strict=True))
         yield kind, Kind(len(pairs), macs, instructions, peer.get(kind))
-
-
-def kind_of(node: Node) -> str:
-    """Operators whose instructions per multiplication are alike; the operator's name for those without."""
-    if node.op == "FULLY_CONNECTED":
-        return "dense"
-    if node.op not in ("CONV_2D", "DEPTHWISE_CONV_2D"):
-        return node.op
-    _, height, width, channels = node.operand(1).shape
-    if node.op == "DEPTHWISE_CONV_2D":
-        return f"depthwise {height}×{width}"
-    # few channels fill no vector, and few rows no register
-    return f"conv {height}×{width}" + (f" of {channels}" if channels < 4 else "")
 
 
 def _kind_lines(rows: Sequence[Row]) -> Iterator[str]:
@@ -287,15 +310,15 @@ def _cell(kind: Kind) -> str:
 
 def _peer_markdown(rows: Sequence[Row]) -> Iterator[str]:
     """ResNet8 on the M4 beside TFLM."""
-    yield from _heading("ResNet8, Cortex-M4", "instructions", "flash, KB", "RAM, KB")
+    yield from heading("ResNet8, Cortex-M4", "instructions", "flash, KB", "RAM, KB")
     for palettes, name in ((False, "dense"), (True, "16 clusters, DECODE")):
         size = f"{PEER_FILE[palettes] / 1e3:.1f} + code"
         size += f" ({DECODE_CODE / 1e3:.1f} of it DECODE's)" if palettes else ""
         counted, arena = (of["resnet8", palettes] for of in (PEER_INSTRUCTIONS, PEER_ARENA))
-        yield _cells(f"TFLM, {name}", f"{counted / 1e6:.2f} M", size, f"{arena / 1e3:.1f} + stack")
+        yield cells(f"TFLM, {name}", f"{counted / 1e6:.2f} M", size, f"{arena / 1e3:.1f} + stack")
     for row in rows:
         if row.model.startswith("resnet8:") and row.core == "cortex-m4":
-            yield _cells(
+            yield cells(
                 f"firmware, {_clusters(row)}",
                 f"{row.instructions / 1e6:.2f} M",
                 f"{row.flash / 1e3:.1f}",
@@ -307,11 +330,11 @@ def _markdown(rows: Sequence[Row]) -> Iterator[str]:
     """A line per model: instructions by core, flash and RAM where they are largest."""
     cores = list(dict.fromkeys(row.core for row in rows))
     titles = [core.removeprefix("cortex-").upper().replace("PLUS", "+") for core in cores]
-    yield from _heading("millions of instructions", *titles, "constants + code, KB", "arena + stack, KB")  # fmt: skip
+    yield from heading("millions of instructions", *titles, "constants + code, KB", "arena + stack, KB")  # fmt: skip
     for model in dict.fromkeys(row.model for row in rows):
         of = [row for row in rows if row.model == model]
         flash, ram = max(of, key=lambda row: row.flash), max(of, key=lambda row: row.ram)
-        yield _cells(
+        yield cells(
             f"{REFERENCES[model.partition(':')[0]].title}, {_clusters(of[0])}",
             *(f"{row.instructions / 1e6:.2f}" for row in of),
             f"{flash.constants / 1e3:.1f} + {flash.code / 1e3:.1f}",
@@ -323,7 +346,7 @@ def _kind_markdown(rows: Sequence[Row]) -> Iterator[str]:
     """Instructions per multiplication where CMSIS-NN's are known, of what is not next to nothing of its model."""
     cores = [core for core in dict.fromkeys(row.core for row in rows) if core in PEER_PER_MAC]
     titles = [core.removeprefix("cortex-").upper().replace("PLUS", "+") for core in cores]
-    yield from _heading("instructions per multiplication (of CMSIS-NN's, dense)", *titles)
+    yield from heading("instructions per multiplication (of CMSIS-NN's, dense)", *titles)
     for model in dict.fromkeys(row.model for row in rows if row.clusters):
         of = {row.core: row for row in rows if row.model == model}
         total = sum(kind.macs for kind in next(iter(of.values())).kinds.values())
@@ -332,22 +355,25 @@ def _kind_markdown(rows: Sequence[Row]) -> Iterator[str]:
             if known and first.macs >= LEAST_PART * total:
                 title = REFERENCES[model.partition(":")[0]].title
                 operators = f"{title}, {_clusters(next(iter(of.values())))}: {first.operators} {kind}"  # fmt: skip
-                yield _cells(operators, *(_cell(of[core].kinds[kind]) for core in cores))
+                yield cells(operators, *(_cell(of[core].kinds[kind]) for core in cores))
 
 
 def _clusters(row: Row) -> str:
     return f"{row.clusters} clusters" if row.clusters else "dense"
 
 
-def _heading(*titles: str) -> Iterator[str]:
-    yield _cells(*titles)
-    yield "|---" * len(titles) + "|"
+def _layer_tables(rows: Sequence[Row], cmsis_nn: Path | None, markdown: bool) -> Iterator[str]:
+    """A table for each model and core."""
+    for row in rows:
+        yield ""
+        table = layer_markdown if markdown else layer_lines
+        yield from table(f"{row.model} on {row.core}", row.layers)
+    yield from ("", LAYER_NOTES)
+    if cmsis_nn is not None:
+        yield f"CMSIS-NN: {revision(cmsis_nn)}."
 
 
-def _cells(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _written(row: Row) -> dict[str, Any]:
+def _written(row: Row, layers: bool) -> dict[str, Any]:
     kinds = {name: {**asdict(kind), "per_mac": kind.per_mac} for name, kind in row.kinds.items()}
-    return {**asdict(row), "kinds": kinds, "flash": row.flash, "ram": row.ram, "missed": row.missed}
+    fields = {**asdict(row), "kinds": kinds, "flash": row.flash, "ram": row.ram, "missed": row.missed}  # fmt: skip
+    return {**fields, "layers": [layer.written() for layer in row.layers] if layers else []}
