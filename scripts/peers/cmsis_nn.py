@@ -124,21 +124,21 @@ def count_layers(
     values: Mapping[int, NDArray[np.int8]],
     core: Core,
     built: Path,
-) -> list[dict[str, Counted]]:
-    """Each layer's figures by compiler option. folder: the checkout; built: an empty one.
+) -> dict[int, dict[str, Counted]]:
+    """Figures by the layer's place in the file and compiler option. folder: the checkout; built: where to build.
 
     Raises TargetError if a tool is missing or refuses.
     """
     made = layers_firmware(nodes, sources(folder))
     inputs = [values[node.operand(0).number] for node in nodes]
-    layers: list[dict[str, Counted]] = [{} for _ in nodes]
+    layers: dict[int, dict[str, Counted]] = {node.place: {} for node in nodes}
     headers = (f"-I{(folder / HEADER.parent).resolve()}", "-include", HEADER.name, "-include", "stdlib.h")  # fmt: skip
     for option in OPTIMIZATIONS:
         done = emulate(made, core, inputs, built / option.strip("-"), (option, *headers))
         # the last part, which stops or does nothing, is no layer
-        for layer, node, output, count in zip(layers, nodes, done.outputs, done.parts[:-1], strict=True):  # fmt: skip
+        for node, output, count in zip(nodes, done.outputs, done.parts[:-1], strict=True):
             ours = values[node.output.number]
-            layer[option] = Counted(
+            layers[node.place][option] = Counted(
                 count, differing_bytes(output.reshape(ours.shape), ours), ours.nbytes
             )
     return layers

@@ -77,7 +77,7 @@ class Layer:
 
 
 TITLES = ("layer", "shape", "MACs", "per MAC", "single", *(f"CMSIS-NN {o}" for o in OPTIMIZATIONS), "differing bytes")  # fmt: skip
-WIDTHS = (-20, -24, 10, 8, 14, 14, 16, 16)
+WIDTHS = ("<20", "<24", ">10", ">8", ">14", ">14", ">16", ">16")
 
 
 def layers_of(
@@ -109,18 +109,16 @@ def total(layers: Sequence[Layer]) -> Layer:
         peers = [layer.cmsis_nn[option] for layer in layers if option in layer.cmsis_nn]
         if len(peers) == len(layers):
             sums[option] = Counted(*(sum(column) for column in zip(*map(astuple, peers), strict=True)))  # fmt: skip
-    macs, instructions = (sum(layer.macs for layer in layers), sum(layer.instructions for layer in layers))  # fmt: skip
-    return Layer("all", "", macs, instructions, None, sums)
+    instructions = sum(layer.instructions for layer in layers)
+    return Layer("all", "", sum(layer.macs for layer in layers), instructions, None, sums)
 
 
 def layer_lines(title: str, layers: Sequence[Layer]) -> Iterator[str]:
     """The table of a model on a core."""
     yield title
-    for cells in (TITLES, *(layer.cells() for layer in (*layers, total(layers)))):
-        yield "  ".join(
-            f"{cell:{'<' if width < 0 else '>'}{abs(width)}}"
-            for cell, width in zip(cells, WIDTHS, strict=True)
-        ).rstrip()
+    for row in (TITLES, *(layer.cells() for layer in (*layers, total(layers)))):
+        padded = (f"{text:{width}}" for text, width in zip(row, WIDTHS, strict=True))
+        yield "  ".join(padded).rstrip()
 
 
 def layer_markdown(title: str, layers: Sequence[Layer]) -> Iterator[str]:

@@ -186,7 +186,9 @@ def firmware(models: str, cores: str, samples: int, jobs: int, layers: bool, cms
     except EdgepaletteError as error:
         raise click.ClickException(str(error)) from None
     if as_json:
-        click.echo(json.dumps([_written(row, layers) for row in rows], indent=2))
+        peer = None if cmsis_nn is None else revision(cmsis_nn)
+        told = [_written(row) | (_written_layers(row, peer) if layers else {}) for row in rows]
+        click.echo(json.dumps(told, indent=2))
     elif markdown:
         for line in (*_peer_markdown(rows), "", *_markdown(rows), "", *_kind_markdown(rows)):
             click.echo(line)
@@ -240,8 +242,7 @@ def _measured(network: str, clusters: int, cores: Sequence[str], samples: int, j
             counted: dict[int, dict[str, Counted]] = {}
             if cmsis_nn is not None:
                 click.echo(f"{name} on {core} by CMSIS-NN …", err=True)
-                found = count_layers(cmsis_nn, peers, values, CORES[core], Path(folder, f"{core}-peer"))  # fmt: skip
-                counted = {node.place: layer for node, layer in zip(peers, found, strict=True)}
+                counted = count_layers(cmsis_nn, peers, values, CORES[core], Path(folder, f"{core}-peer"))  # fmt: skip
             layers = layers_of(made.graph.nodes, done.parts, core, counted)
             return _row(network, clusters, core, made, done, theirs, layers)
 
@@ -373,7 +374,11 @@ def _layer_tables(rows: Sequence[Row], cmsis_nn: Path | None, markdown: bool) ->
         yield f"CMSIS-NN: {revision(cmsis_nn)}."
 
 
-def _written(row: Row, layers: bool) -> dict[str, Any]:
+def _written(row: Row) -> dict[str, Any]:
     kinds = {name: {**asdict(kind), "per_mac": kind.per_mac} for name, kind in row.kinds.items()}
-    fields = {**asdict(row), "kinds": kinds, "flash": row.flash, "ram": row.ram, "missed": row.missed}  # fmt: skip
-    return {**fields, "layers": [layer.written() for layer in row.layers] if layers else []}
+    fields = {key: value for key, value in asdict(row).items() if key != "layers"}
+    return {**fields, "kinds": kinds, "flash": row.flash, "ram": row.ram, "missed": row.missed}
+
+
+def _written_layers(row: Row, peer: str | None) -> dict[str, Any]:
+    return {"layers": [layer.written() for layer in row.layers], "cmsis_nn": peer}
