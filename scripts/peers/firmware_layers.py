@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
+from itertools import compress
 from typing import Any
 
 from peers.cmsis_nn import OPTIMIZATIONS, Counted
@@ -18,9 +19,11 @@ PEER_PER_MAC = {
 }  # fmt: skip
 LAYER_NOTES = """\
 Instructions per multiplication of whole operators, padding and requantization in them; single: of CMSIS-NN's kernel of that kind on one
-shape; CMSIS-NN: its function for this very layer, dense weights, the model's own input, counted in the same emulator, compiled with
--O2 as ours and with -Ofast as its CMakeLists.txt says; sums of fully-connected weights, made once, are not counted. (…×): ours of it.
-differing bytes: of the layer's output, CMSIS-NN's from ours."""
+shape; (…×): ours of it."""
+PEER_NOTES = """\
+CMSIS-NN: its function for this very layer, dense weights, the model's own input, counted in the same emulator, compiled with -O2 as ours
+and with -Ofast as its CMakeLists.txt says; sums of fully-connected weights, made once, are not counted. differing bytes: of the
+layer's output, CMSIS-NN's from ours."""
 
 
 @dataclass(frozen=True)
@@ -116,16 +119,26 @@ def total(layers: Sequence[Layer]) -> Layer:
 def layer_lines(title: str, layers: Sequence[Layer]) -> Iterator[str]:
     """The table of a model on a core."""
     yield title
-    for row in (TITLES, *(layer.cells() for layer in (*layers, total(layers)))):
-        padded = (f"{text:{width}}" for text, width in zip(row, WIDTHS, strict=True))
+    filled, rows = _filled(layers)
+    widths = list(compress(WIDTHS, filled))
+    for row in rows:
+        padded = (f"{text:{width}}" for text, width in zip(row, widths, strict=True))
         yield "  ".join(padded).rstrip()
 
 
 def layer_markdown(title: str, layers: Sequence[Layer]) -> Iterator[str]:
     """The same in Markdown."""
-    yield from heading(f"{title}: layer", *TITLES[1:])
-    for layer in (*layers, total(layers)):
-        yield cells(*layer.cells())
+    _, (titles, *rows) = _filled(layers)
+    yield from heading(f"{title}: {titles[0]}", *titles[1:])
+    for row in rows:
+        yield cells(*row)
+
+
+def _filled(layers: Sequence[Layer]) -> tuple[list[bool], list[list[str]]]:
+    """Which columns have anything in them, and the rows, titles first, of those alone."""
+    rows = [layer.cells() for layer in (*layers, total(layers))]
+    filled = [any(column) for column in zip(*rows, strict=True)]
+    return filled, [list(compress(row, filled)) for row in ([*TITLES], *rows)]
 
 
 def shape_of(node: Node) -> str:

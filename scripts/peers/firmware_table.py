@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from peers.cmsis_nn import PEERS, Counted, count_layers, layer_values, revision, sources
 from peers.firmware_layers import (
     LAYER_NOTES,
+    PEER_NOTES,
     PEER_PER_MAC,
     Layer,
     cells,
@@ -371,7 +372,7 @@ def _layer_tables(rows: Sequence[Row], cmsis_nn: Path | None, markdown: bool) ->
         yield from table(f"{row.model} on {row.core}", row.layers)
     yield from ("", LAYER_NOTES)
     if cmsis_nn is not None:
-        yield f"CMSIS-NN: {revision(cmsis_nn)}."
+        yield from (PEER_NOTES, f"Its version: {revision(cmsis_nn)}.")
 
 
 def _written(row: Row) -> dict[str, Any]:

@@ -262,7 +262,12 @@ def test_a_table_without_cmsis_nn_has_empty_cells() -> None:
     # sums of some layers would be taken for sums of all
     assert last.split() == ["all", "110", "2.32"]
     assert total(layers).cmsis_nn == {}
-    assert replace(layers[1], cmsis_nn={}).ratio("-O2") is None
+    # nor has a table empty columns
+    alone = [replace(layer, cmsis_nn={}) for layer in layers]
+    assert alone[1].ratio("-O2") is None
+    assert next(layer_markdown("small:16 on cortex-m4", alone)) == "| small:16 on cortex-m4: layer | shape | MACs | per MAC | single |"  # fmt: skip
+    _, heading, *_ = layer_lines("small:16 on cortex-m4", alone)
+    assert heading.split() == ["layer", "shape", "MACs", "per", "MAC", "single"]
 
 
 @pytest.mark.parametrize(
