@@ -9,7 +9,7 @@ typedef struct {
     int32_t inputs, outputs; /* of one row */
     int16_t output_zero, least, most;
     int16_t fast;       /* whether all sums and shifts are as ep_apply takes them, and nothing but int8 clamps */
-    ep_weights weights; /* (outputs / 2, inputs / 4, 2 outputs, 4) */
+    ep_weights weights; /* (outputs / 2, inputs / 4, 2 outputs, 4), the middle two of each four exchanged unless int8 */
     const int32_t *bias;       /* (outputs), the input's zero point · Σ w taken off */
     const int32_t *multiplier; /* (outputs) */
     const int8_t *shift;       /* (outputs) */

@@ -85,6 +85,14 @@ static inline int8_t ep_saturate(int32_t x)
 #endif
 }
 
+/* ep_apply of one sum, saturated: no ep_scale is made, which takes as long as using it. Half of 2^right is half a unit when
+   all but one place is shifted out. */
+static inline int8_t ep_apply_once(int32_t multiplier, int32_t shift, int32_t zero, int32_t x)
+{
+    const int32_t product = ep_half_product(x * 2, multiplier);
+    return ep_saturate((((product + (product >> 31)) >> (-shift - 1)) + (2 * zero + 1)) >> 1);
+}
+
 static inline int32_t ep_smaller(int32_t a, int32_t b)
 {
     return a < b ? a : b;

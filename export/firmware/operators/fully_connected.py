@@ -57,7 +57,12 @@ def fully_connected(node: Node, budget: int) -> Call:
 
 
 def laid_out(codes: NDArray[Any]) -> NDArray[Any]:
-    """(O, I) as (O / 2, I / 4, 2, 4): fours of products of two outputs in turn."""
+    """(O, I) as (O / 2, I / 4, 2, 4): fours of products of two outputs in turn.
+
+    Of indices the middle two of each four are exchanged: two that share a byte belong to inputs that SXTB16 widens at once.
+    Weights that are int8 themselves it takes apart in the same way as the inputs.
+    """
     outputs, inputs = codes.shape
     padded = np.pad(codes, ((0, outputs % 2), (0, -inputs % 4)))
-    return padded.reshape(-1, 2, padded.shape[1] // 4, 4).transpose(0, 2, 1, 3)
+    fours = padded.reshape(-1, 2, padded.shape[1] // 4, 4).transpose(0, 2, 1, 3)
+    return fours if codes.dtype == np.int8 else fours[..., [0, 2, 1, 3]]
