@@ -324,30 +324,32 @@ EP_APART static void dot_bytes(const inputs_row *row, const uint8_t *data, int32
 /* The same for outputs in fours, which share the inputs' loads, of a fast layer. Gives how many there were. */
 EP_APART static int32_t multiply_fours(const ep_dense *layer, const inputs_row *row, int8_t *output)
 {
-    const int32_t fours = layer->outputs / 4, zero = layer->output_zero;
-    const int32_t *bias = layer->bias, *multiplier = layer->multiplier;
-    const int8_t *shift = layer->shift;
-    const uint8_t *data = layer->weights.data;
-    for (int32_t n = fours; n > 0; --n, bias += 4, multiplier += 4, shift += 4, output += 4) {
-        const int16_t *x = row->x, *const end = x + 4 * row->groups;
-        const uint8_t *next = data + 4 * row->groups;
+    const int32_t fours = layer->outputs & -4, zero = layer->output_zero, step = 4 * row->groups;
+    const int16_t *const inputs = row->x, *const end = inputs + step;
+    const uint32_t *const pairs = row->tables.pairs;
+    const uint8_t *next = layer->weights.data;
+    for (int32_t c = 0; c < fours; c += 4) {
+        const int32_t *const bias = layer->bias + c, *const multiplier = layer->multiplier + c;
+        const int8_t *const shift = layer->shift + c;
+        const int16_t *x = inputs;
+        const uint8_t *data = next;
         int32_t s0 = bias[0], s1 = bias[1], s2 = bias[2], s3 = bias[3];
         uint32_t t;
+        next = data + step;
         __asm__ volatile("1:\n"
                          "ldmia %[x]!, {r4, r5, r6, r8}\n" EP_TWO_GROUPS("data", "s0", "s1") EP_TWO_GROUPS("next", "s2", "s3")
                          "cmp %[x], %[end]\n"
                          "bne 1b\n"
                          : [data] "+r"(data), [next] "+r"(next), [x] "+r"(x), [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2),
                            [s3] "+r"(s3), [t] "=&r"(t)
-                         : [pairs] "r"(row->tables.pairs), [end] "r"(end)
+                         : [pairs] "r"(pairs), [end] "r"(end)
                          : "r4", "r5", "r6", "r8", "cc", "memory");
-        data = next;
-        output[0] = ep_apply_once(multiplier[0], shift[0], zero, s0);
-        output[1] = ep_apply_once(multiplier[1], shift[1], zero, s1);
-        output[2] = ep_apply_once(multiplier[2], shift[2], zero, s2);
-        output[3] = ep_apply_once(multiplier[3], shift[3], zero, s3);
+        output[c] = ep_apply_once(multiplier[0], shift[0], zero, s0);
+        output[c + 1] = ep_apply_once(multiplier[1], shift[1], zero, s1);
+        output[c + 2] = ep_apply_once(multiplier[2], shift[2], zero, s2);
+        output[c + 3] = ep_apply_once(multiplier[3], shift[3], zero, s3);
     }
-    return 4 * fours;
+    return fours;
 }
 
 #elif defined(__ARM_ARCH_6M__) && defined(__OPTIMIZE__) && !defined(EP_NO_ASM)

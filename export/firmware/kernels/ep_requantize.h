@@ -27,6 +27,11 @@ static inline int32_t ep_half_product(int32_t a, int32_t b)
     int32_t product;
     __asm__("smmulr %0, %1, %2" : "=r"(product) : "r"(a), "r"(b));
     return product;
+#elif defined(__ARM_ARCH_6M__) && !defined(EP_PLAIN_C)
+    /* by halves: a product of 64 bits is a call of a function there. No sum passes 2^31 - 1, though that one reaches it. */
+    const int32_t a0 = a & 0xffff, a1 = a >> 16, b0 = b & 0xffff, b1 = b >> 16;
+    const int32_t high = a1 * b0 + (int32_t)((uint32_t)a0 * (uint32_t)b0 >> 16) + 0x8000;
+    return a1 * b1 + (high >> 16) + ((a0 * b1 + (high & 0xffff)) >> 16);
 #else
     return (int32_t)(((int64_t)a * b + (INT64_C(1) << 31)) >> 32);
 #endif
