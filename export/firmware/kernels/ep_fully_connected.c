@@ -120,6 +120,31 @@ EP_APART static int32_t multiply_fours(const ep_dense *layer, const int8_t *inpu
     return fours;
 }
 
+/* 64 indices of 2 bits. x: inputs of every fourth number, from the first, second, third and fourth on. */
+static inline int32_t add_quarters(uint8x16_t bytes, const int8_t *table, int8x16x4_t x, int32_t sum)
+{
+    const uint8x16_t mask = vdupq_n_u8(3);
+    sum = vmladavaq_s8(sum, vldrbq_gather_offset_s8(table, vshrq_n_u8(bytes, 6)), x.val[0]);
+    sum = vmladavaq_s8(sum, vldrbq_gather_offset_s8(table, vandq_u8(vshrq_n_u8(bytes, 4), mask)), x.val[2]);
+    sum = vmladavaq_s8(sum, vldrbq_gather_offset_s8(table, vandq_u8(vshrq_n_u8(bytes, 2), mask)), x.val[1]);
+    return vmladavaq_s8(sum, vldrbq_gather_offset_s8(table, vandq_u8(bytes, mask)), x.val[3]);
+}
+
+/* 2-bit indices of two outputs, as dot_bytes; x: zeros to a multiple of 64 */
+EP_APART static void dot_quarters(const uint8_t *data, const int8_t *tables, int32_t stride, const int8_t *x, int32_t groups,
+                                  int32_t sums[2])
+{
+    const uint8x16_t places = vidupq_n_u8(0, 2);
+    int32_t s0 = sums[0], s1 = sums[1];
+    for (; groups > 0; groups -= 16, data += 32, x += 64) {
+        const mve_pred16_t there = vctp8q((uint32_t)groups);
+        const int8x16x4_t values = vld4q_s8(x);
+        s0 = add_quarters(vldrbq_gather_offset_z_u8(data, places, there), tables, values, s0);
+        s1 = add_quarters(vldrbq_gather_offset_z_u8(data + 1, places, there), tables + stride, values, s1);
+    }
+    sums[0] = s0, sums[1] = s1;
+}
+
 /* int8 weights of two outputs, 16 of each at a time */
 EP_APART static void dot_dense(const uint8_t *data, const int8_t *x, int32_t inputs, int32_t sums[2])
 {
@@ -161,8 +186,8 @@ void ep_fully_connected(const ep_dense *layer, const int8_t *input, int8_t *outp
 {
     const ep_weights *weights = &layer->weights;
     const int32_t inputs = layer->inputs, outputs = layer->outputs, groups = (inputs + 3) / 4, bits = weights->bits;
-    int8_t *x = scratch; /* (inputs), zeros to a multiple of 32 */
-    memset(x + inputs, 0, (size_t)(-inputs & 31));
+    int8_t *x = scratch; /* (inputs), zeros to a multiple of 64 */
+    memset(x + inputs, 0, (size_t)(-inputs & 63));
     for (int32_t batch = 0; batch < layer->batches; ++batch, input += inputs, output += outputs) {
         const uint8_t *data = weights->data;
         const int8_t *tables = weights->tables;
@@ -181,6 +206,8 @@ void ep_fully_connected(const ep_dense *layer, const int8_t *input, int8_t *outp
                     dot_dense(data, x, inputs, sums + n);
                 else if (bits == 4)
                     dot_bytes(data, tables, stride, x, groups, sums + n);
+                else if (bits == 2)
+                    dot_quarters(data, tables, stride, x, groups, sums + n);
                 else
                     dot_any(data, bits, tables, stride, x, groups, sums + n);
             }
@@ -324,32 +351,30 @@ EP_APART static void dot_bytes(const inputs_row *row, const uint8_t *data, int32
 /* The same for outputs in fours, which share the inputs' loads, of a fast layer. Gives how many there were. */
 EP_APART static int32_t multiply_fours(const ep_dense *layer, const inputs_row *row, int8_t *output)
 {
-    const int32_t fours = layer->outputs & -4, zero = layer->output_zero, step = 4 * row->groups;
-    const int16_t *const inputs = row->x, *const end = inputs + step;
-    const uint32_t *const pairs = row->tables.pairs;
-    const uint8_t *next = layer->weights.data;
-    for (int32_t c = 0; c < fours; c += 4) {
-        const int32_t *const bias = layer->bias + c, *const multiplier = layer->multiplier + c;
-        const int8_t *const shift = layer->shift + c;
-        const int16_t *x = inputs;
-        const uint8_t *data = next;
+    const int32_t fours = layer->outputs / 4, zero = layer->output_zero;
+    const int32_t *bias = layer->bias, *multiplier = layer->multiplier;
+    const int8_t *shift = layer->shift;
+    const uint8_t *data = layer->weights.data;
+    for (int32_t n = fours; n > 0; --n, bias += 4, multiplier += 4, shift += 4, output += 4) {
+        const int16_t *x = row->x, *const end = x + 4 * row->groups;
+        const uint8_t *next = data + 4 * row->groups;
         int32_t s0 = bias[0], s1 = bias[1], s2 = bias[2], s3 = bias[3];
         uint32_t t;
-        next = data + step;
         __asm__ volatile("1:\n"
                          "ldmia %[x]!, {r4, r5, r6, r8}\n" EP_TWO_GROUPS("data", "s0", "s1") EP_TWO_GROUPS("next", "s2", "s3")
                          "cmp %[x], %[end]\n"
                          "bne 1b\n"
                          : [data] "+r"(data), [next] "+r"(next), [x] "+r"(x), [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2),
                            [s3] "+r"(s3), [t] "=&r"(t)
-                         : [pairs] "r"(pairs), [end] "r"(end)
+                         : [pairs] "r"(row->tables.pairs), [end] "r"(end)
                          : "r4", "r5", "r6", "r8", "cc", "memory");
-        output[c] = ep_apply_once(multiplier[0], shift[0], zero, s0);
-        output[c + 1] = ep_apply_once(multiplier[1], shift[1], zero, s1);
-        output[c + 2] = ep_apply_once(multiplier[2], shift[2], zero, s2);
-        output[c + 3] = ep_apply_once(multiplier[3], shift[3], zero, s3);
+        data = next;
+        output[0] = ep_apply_once(multiplier[0], shift[0], zero, s0);
+        output[1] = ep_apply_once(multiplier[1], shift[1], zero, s1);
+        output[2] = ep_apply_once(multiplier[2], shift[2], zero, s2);
+        output[3] = ep_apply_once(multiplier[3], shift[3], zero, s3);
     }
-    return fours;
+    return 4 * fours;
 }
 
 #elif defined(__ARM_ARCH_6M__) && defined(__OPTIMIZE__) && !defined(EP_NO_ASM)

@@ -45,8 +45,8 @@ def fully_connected(node: Node, budget: int) -> Call:
     text = f"ep_fully_connected(&{name_of(node)}, {pointer(data)}, {pointer(node.output)}, {scratch_of(node)});"
     tables = 4 * laid.pairs * (2 if laid.stride else 1)
     row = 2 * (-(-inputs // 4) * 4)
-    # with MVE int8 alone, whole pairs of vectors
-    row_int8 = -(-inputs // 32) * 32
+    # with MVE int8 alone, whole fours of vectors
+    row_int8 = -(-inputs // 64) * 64
     return Call(
         node,
         "fully_connected",

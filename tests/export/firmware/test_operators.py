@@ -561,7 +561,7 @@ def test_the_smallest_weights(core: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_fully_connected_layers_that_read_a_byte_as_a_pair(tmp_path: Path) -> None:
-    """4 bits, a shared table: outputs in fours, twos and one left over, inputs that fill turns of 8, 16 and 32 and do not."""
+    """4 bits, a shared table: outputs in fours, twos and one left over, inputs that fill turns of 8 to 64 and do not; 2 bits."""
     absent = missing()
     if absent is not None:
         pytest.skip(absent)
@@ -569,6 +569,7 @@ def test_fully_connected_layers_that_read_a_byte_as_a_pair(tmp_path: Path) -> No
     for inputs in (1, 6, 8, 16, 28, 32, 64, 92, 136):
         for outputs in (1, 2, 4, 7, 14):
             _dense(b, 1 + inputs % 3, inputs, outputs, NONE if outputs % 7 else _fused(b), 4)
+        _dense(b, 1, inputs, 3, NONE, 2)
     firmware, given = generate_firmware(b.file()), examples(b, SAMPLES)
     host = on_host(b, tmp_path)
     assert differing(b, tmp_path, host) == []
