@@ -211,6 +211,23 @@ static inline void ep_dot_block(const uint32_t *w, const int16_t *x0, const int1
 
 #endif
 
+#ifdef EP_DSP
+/* the low halves of two words, the first's in the low half; then the high ones */
+static inline uint32_t ep_low_halves(uint32_t a, uint32_t b)
+{
+    uint32_t pair;
+    __asm__("pkhbt %0, %1, %2, lsl #16" : "=r"(pair) : "r"(a), "r"(b));
+    return pair;
+}
+
+static inline uint32_t ep_high_halves(uint32_t a, uint32_t b)
+{
+    uint32_t pair;
+    __asm__("pkhtb %0, %1, %2, asr #16" : "=r"(pair) : "r"(b), "r"(a));
+    return pair;
+}
+#endif
+
 /* count int8 as int16 */
 static inline void ep_widen(const int8_t *from, int32_t count, int16_t *to)
 {
@@ -220,9 +237,9 @@ static inline void ep_widen(const int8_t *from, int32_t count, int16_t *to)
         memcpy(&word, from, sizeof word);
         even = (uint32_t)__sxtb16((int8x4_t)word);
         odd = (uint32_t)__sxtb16((int8x4_t)(word >> 8 | word << 24));
-        pair = (even & 0xffffu) | odd << 16;
+        pair = ep_low_halves(even, odd);
         memcpy(to, &pair, sizeof pair);
-        pair = (odd & 0xffff0000u) | even >> 16;
+        pair = ep_high_halves(even, odd);
         memcpy(to + 2, &pair, sizeof pair);
     }
 #endif

@@ -71,8 +71,16 @@ static inline ep_scale ep_scale_of(int32_t multiplier, int32_t shift, int32_t ze
 /* requantize(x) + zero */
 static inline int32_t ep_apply(ep_scale scale, int32_t x)
 {
+#if defined(__ARM_FEATURE_DSP) && !defined(EP_PLAIN_C)
+    /* One is taken off where x is below 0, which is known before the product. That is 0, not below, for x = -1 and a multiplier
+       of 2^30 alone, and one less gives the same. */
+    int32_t sum;
+    __asm__("smmlar %0, %1, %2, %3" : "=r"(sum) : "r"(x * 2), "r"(scale.multiplier), "r"(scale.offset + (x >> 31)));
+    return sum >> scale.right;
+#else
     const int32_t product = ep_half_product(x * 2, scale.multiplier);
     return (product + (product >> 31) + scale.offset) >> scale.right;
+#endif
 }
 
 /* a + b, wrapping around as the reference kernels do in effect */
