@@ -15,6 +15,7 @@ typedef struct {
     int16_t pitch;       /* int16 from pixel to pixel in a row of scratch: input channels, rounded up by the generator */
     int16_t block;       /* output rows computed from one decoding of the weights */
     int16_t int8_block;  /* the same where the rows of scratch are int8 (MVE) */
+    int8_t few;          /* whether it is 1×1 of 8 channels, fast, scratch holds all filters, and outputs pass no inputs */
     int8_t input_zero, output_zero, least, most;
     int8_t fast;         /* whether all sums and shifts are as ep_apply takes them, and nothing but int8 clamps */
     /* (output channels / 2, kernel height, kernel width · pitch / 4, 2 channels, 4): see `laid_out` in conv_2d.py */

@@ -57,19 +57,47 @@ static inline ep_scales ep_scales_of(const int32_t *multiplier, const int8_t *sh
     return made;
 }
 
+/* by 2^-right, ties away from zero */
+static inline int32x4_t ep_shift_right_four(int32x4_t x, int32x4_t right)
+{
+    const int32x4_t tie = vshrq_n_s32(vandq_s32(x, right), 31); /* -1 below zero */
+    return vrshlq_s32(vqaddq_s32(x, tie), right);
+}
+
 /* ep_requantize of four sums, whatever they are. The sum of -2^31 stays it: it is a multiple of all powers it is divided by. */
 static inline int32x4_t ep_requantize_four(ep_scales by, int32x4_t sums)
 {
-    const int32x4_t product = vqrdmulhq_s32(vshlq_s32(sums, by.left), by.multiplier);
-    const int32x4_t tie = vshrq_n_s32(vandq_s32(product, by.right), 31); /* ties away from zero: -1 below it */
-    return vrshlq_s32(vqaddq_s32(product, tie), by.right);
+    return ep_shift_right_four(vqrdmulhq_s32(vshlq_s32(sums, by.left), by.multiplier), by.right);
+}
+
+/* four numbers as one vector */
+static inline int32x4_t ep_four_of(int32_t a, int32_t b, int32_t c, int32_t d)
+{
+#if defined(__GNUC__)
+    int32x4_t four;
+    __asm__("vmov %e0, %1, %2\n"
+            "vmov %f0, %3, %4"
+            : "=&w"(four)
+            : "r"(a), "r"(b), "r"(c), "r"(d));
+    return four;
+#else
+    return vsetq_lane_s32(d, vsetq_lane_s32(c, vsetq_lane_s32(b, vdupq_n_s32(a), 1), 2), 3);
+#endif
 }
 
 /* four int8, each in the low byte of its number */
 static inline int32x4_t ep_saturate_four(int32x4_t x)
 {
+#if defined(__GNUC__)
+    /* in place, what GCC makes copies for */
+    __asm__("vqmovnb.s32 %q0, %q0\n"
+            "vqmovnb.s16 %q0, %q0"
+            : "+w"(x));
+    return x;
+#else
     const int16x8_t halves = vqmovnbq_s32(vreinterpretq_s16_s32(x), x);
     return vreinterpretq_s32_s8(vqmovnbq_s16(vreinterpretq_s8_s16(halves), halves));
+#endif
 }
 
 /* count int8 within an activation's limits, as most are anyway */

@@ -23,6 +23,9 @@ from ..graph import Node
 from ..weights import check_weights, lay_out, per_channel
 from ..window import fits_in_place, window
 
+# filters of 1×1 of so many channels are decoded all at once, if they are no more than so many; words of scratch for each
+FEW_CHANNELS, MOST_FILTERS, FILTER_WORDS = 8, 64, 8
+
 
 def conv_2d(node: Node, budget: int) -> Call:
     """As many output rows at a time as `budget` bytes of scratch allow."""
@@ -52,8 +55,12 @@ def conv_2d(node: Node, budget: int) -> Call:
     added = weights.shape[1] * weights.shape[2] * (pitch - data.shape[3]) * laid.filler
     numbers = per_channel(node, data, weights, values, 0, bias, added=added)
     # words of two channels' weights, pairs of values; then rows of int16
-    fixed = 4 * (place.kernel[0] * place.kernel[1] * pitch + laid.pairs * (2 if laid.stride else 1))
-    row = (place.columns * pitch + 1) // 2 * 4
+    tables = laid.pairs * (2 if laid.stride else 1)
+    fixed = 4 * (place.kernel[0] * place.kernel[1] * pitch + tables)
+    # rows and columns that a kernel of one never reads are left out
+    down, right = (s if k > 1 else 1 for s, k in zip(place.stride, place.kernel, strict=True))
+    columns = (place.output[1] - 1) * right + place.reach[1]
+    row = (columns * pitch + 1) // 2 * 4
     # with MVE: vectors of four channels' weights; then rows of int8, the last vector may pass their end
     vectors = place.kernel[0] * -(-place.reach[1] * pitch // 16)
 
@@ -61,10 +68,10 @@ def conv_2d(node: Node, budget: int) -> Call:
         return fixed + held(block) * row
 
     def need_int8(block: int) -> int:
-        return 64 * vectors + held(block) * place.columns * pitch + 16
+        return 64 * vectors + held(block) * columns * pitch + 16
 
     def held(block: int) -> int:
-        return (block - 1) * place.stride[0] + place.reach[0]
+        return (block - 1) * down + place.reach[0]
 
     def room(block: int) -> int:
         return max(need(block), need_int8(block))
@@ -73,13 +80,28 @@ def conv_2d(node: Node, budget: int) -> Call:
     # equal blocks: the last would otherwise decode all weights for a row or two
     block = -(-place.output[0] // -(-place.output[0] // block))
     scratch = room(block)
+    fast = numbers.fast and limits == INT8 and place.dilation[1] == 1
+    filters = 4 * (FILTER_WORDS * channels + tables)
+    few = (
+        fast
+        and weights.shape[1:] == (1, 1, FEW_CHANNELS)
+        and channels % 4 == 0
+        and channels <= MOST_FILTERS
+        and filters <= max(scratch, budget)
+    )
     in_place = fits_in_place(node, place, block)
+    if few and in_place and channels > FEW_CHANNELS:
+        # written pixel by pixel, outputs would pass their inputs; beside these they take less than rows of scratch for all
+        in_place = place.stride != (1, 1)
+        few = not in_place
     fitting = [
         n
         for n in range(block, place.output[0] + 1)
-        if need_int8(n) <= scratch and fits_in_place(node, place, n) == in_place
+        if need_int8(n) <= scratch and (not in_place or fits_in_place(node, place, n))
     ]
     int8_block = min(fitting, key=lambda n: (-(-place.output[0] // n), n))
+    if few:
+        scratch = max(scratch, filters)
     check_small(node, size=max(*data.shape, *node.output.shape, *weights.shape), pitch=pitch)
     layer = struct(
         "ep_conv",
@@ -95,11 +117,12 @@ def conv_2d(node: Node, budget: int) -> Call:
             "pitch": pitch,
             "block": block,
             "int8_block": int8_block,
+            "few": few,
             "input_zero": data.zero_point,
             "output_zero": node.output.zero_point,
             "least": limits[0],
             "most": limits[1],
-            "fast": numbers.fast and limits == INT8 and place.dilation[1] == 1,
+            "fast": fast,
             **laid.fields,
             **numbers.fields,
         },

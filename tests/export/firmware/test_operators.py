@@ -39,6 +39,8 @@ NONE, RELU, RELU_N1_TO_1, RELU6 = range(4)
 PALETTES = ("dense", "shared", "per channel")
 Random = np.random.Generator
 SAMPLES = 3
+# those with most ways of their own
+CONVOLUTIONS = ("CONV_2D", "CONV_2D, 1×1", "DEPTHWISE_CONV_2D")
 REFERENCES = {
     "reference kernels": ("tflite", {"resolver": "BUILTIN_REF"}),
     "TFLM": ("tflm", {}),
@@ -229,11 +231,34 @@ def _fused(b: Builder) -> int:
 def conv(b: Builder) -> None:
     kernel, stride, dilation, size, padding, out = _window(b)
     channels, filters = (int(n) for n in b.random.integers(1, 14, 2))
-    data = b.entry((1, *size, channels))
+    _conv(b, (1, *size, channels), kernel, stride, dilation, padding, (1, *out, filters), _fused(b))
+
+
+def pointwise(b: Builder) -> None:
+    """CONV_2D of 1×1: shapes that kernels have ways of their own for, and no clamp that would keep them from these."""
+    batches, *size = (int(n) for n in b.random.integers(1, [3, 10, 10]))
+    stride = [int(n) for n in b.random.choice([1, 1, 2, 3], 2)]
+    channels, filters = int(b.random.choice([4, 8, 8, 8, 16, 24])), 4 * int(b.random.integers(1, 6))
+    out = [-(-n // s) for n, s in zip(size, stride, strict=True)]
+    _conv(b, (batches, *size, channels), [1, 1], stride, [1, 1], SAME, (batches, *out, filters), NONE)  # fmt: skip
+
+
+def _conv(
+    b: Builder,
+    given: tuple[int, ...],
+    kernel: list[int],
+    stride: list[int],
+    dilation: list[int],
+    padding: int,
+    made: tuple[int, ...],
+    fused: int,
+) -> None:
+    _, *size, channels = given
+    filters = made[-1]
+    data = b.entry(given)
     scales = filters if b.random.random() < 0.7 else 1
     weights, form = b.weights((filters, *kernel, channels), 0, scales)
-    fused = _fused(b)
-    output = b.activation((1, *out, filters), float(b.random.uniform(0.2, 3)))
+    output = b.activation(made, float(b.random.uniform(0.2, 3)))
     inputs = [data, weights, b.bias(filters, scales)]
     fields = {0: bytes([padding]), 1: whole(stride[1]), 2: whole(stride[0]), 3: bytes([fused]), 4: whole(dilation[1]), 5: whole(dilation[0])}  # fmt: skip
     case = f"conv {size}×{channels} → {filters}, {kernel} / {stride}, dilated {dilation}, padding {padding}, {form}"
@@ -417,6 +442,7 @@ def _unary(code: int, name: str, scale: float | None, zero_point: int) -> Callab
 
 OPERATORS: dict[str, Callable[[Builder], None]] = {
     "CONV_2D": conv,
+    "CONV_2D, 1×1": pointwise,
     "DEPTHWISE_CONV_2D": depthwise,
     "FULLY_CONNECTED": dense,
     "TRANSPOSE_CONV": transpose,
@@ -495,7 +521,7 @@ def test_every_operator_gives_the_bytes_of_the_reference_kernels(tmp_path: Path)
 
 @pytest.mark.slow
 def test_the_slow_forms_agree_with_the_reference_kernels(tmp_path: Path) -> None:
-    counts = {"CONV_2D": 25, "DEPTHWISE_CONV_2D": 25, "FULLY_CONNECTED": 15}
+    counts = {"CONV_2D": 20, "CONV_2D, 1×1": 5, "DEPTHWISE_CONV_2D": 25, "FULLY_CONNECTED": 15}
     b = random_model(counts, seed=1)
     ours = on_host(b, tmp_path, "-DEP_REFERENCE", in_place=False)
     assert differing(b, tmp_path, ours) == []
@@ -521,7 +547,7 @@ def test_operators_on_an_emulated_core(core: str, tmp_path: Path) -> None:
     absent = missing()
     if absent is not None:
         pytest.skip(absent)
-    b = random_model(dict.fromkeys(OPERATORS, 4) | {"CONV_2D": 16, "DEPTHWISE_CONV_2D": 16}, seed=7)
+    b = random_model(dict.fromkeys(OPERATORS, 4) | dict.fromkeys(CONVOLUTIONS, 16), seed=7)
     firmware = generate_firmware(b.file())
     done = emulate(firmware, CORES[core], examples(b, SAMPLES), tmp_path / "c")
     assert differing(b, tmp_path, done.outputs) == []
@@ -533,7 +559,7 @@ def test_operators_on_an_arm_machine_with_linux(machine: str, tmp_path: Path) ->
     absent = MACHINES[machine].missing()
     if absent is not None:
         pytest.skip(absent)
-    b = random_model(dict.fromkeys(OPERATORS, 4) | {"CONV_2D": 16, "DEPTHWISE_CONV_2D": 16}, seed=8)
+    b = random_model(dict.fromkeys(OPERATORS, 4) | dict.fromkeys(CONVOLUTIONS, 16), seed=8)
     firmware = generate_firmware(b.file())
     program = build(firmware, tmp_path / "c", machine=MACHINES[machine])
     ours = run(program, firmware, examples(b, SAMPLES), MACHINES[machine])
