@@ -5,8 +5,10 @@
 #include <stdint.h>
 #include <string.h>
 
-/* assembly is for Cortex-M: other cores lack its instructions, or registers in code that may lie anywhere */
-#if !defined(EP_NO_ASM) && !(defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M')
+/* Assembly is for Cortex-M: other cores lack its instructions, or registers in code that may lie anywhere. For size GCC lets
+   the smaller ones have too few registers. */
+#if !(defined(__ARM_ARCH_PROFILE) && __ARM_ARCH_PROFILE == 'M') || (defined(__ARM_ARCH_6M__) && defined(__OPTIMIZE_SIZE__))
+#undef EP_NO_ASM
 #define EP_NO_ASM 1
 #endif
 

@@ -554,6 +554,18 @@ def test_operators_on_an_emulated_core(core: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("core", ["cortex-m0plus", "cortex-m4"])
+def test_operators_compiled_for_size(core: str, tmp_path: Path) -> None:
+    """GCC then keeps registers that assembly would take."""
+    absent = missing()
+    if absent is not None:
+        pytest.skip(absent)
+    b = random_model(dict.fromkeys((*CONVOLUTIONS, "FULLY_CONNECTED"), 6), seed=9)
+    done = emulate(generate_firmware(b.file()), CORES[core], examples(b, SAMPLES), tmp_path / "c", ("-Os",))  # fmt: skip
+    assert differing(b, tmp_path, done.outputs) == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("machine", MACHINES)
 def test_operators_on_an_arm_machine_with_linux(machine: str, tmp_path: Path) -> None:
     absent = MACHINES[machine].missing()
