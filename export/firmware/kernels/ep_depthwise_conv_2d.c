@@ -38,15 +38,21 @@ void ep_depthwise_conv_2d(const ep_depthwise *layer, const int8_t *input, int8_t
 }
 
 #else
-#ifdef EP_MVE
 
-/* output channels that share a pass over the input: as int8 they take the room of eight int16 */
+/* output channels that share a pass over the input */
 #define CHANNELS 16
+
+#if defined(EP_DSP) && !defined(EP_MVE) && defined(__OPTIMIZE__) && !defined(EP_NO_ASM)
+#define BY_HALVES 1
+typedef int16_t held; /* a decoded weight: SMLABB and its like multiply int16 */
+#else
+typedef int8_t held;
+#endif
 
 /* what one call works with */
 typedef struct {
-    int8_t *weights; /* (kernel height, kernel width, 16) */
-    int8_t *rows;    /* (held, columns, 16) input rows */
+    held *weights; /* (kernel height, kernel width, 16) */
+    int8_t *rows;  /* (those of a block, columns, 16) input rows */
     int32_t columns, taps;
 } workspace;
 
@@ -56,34 +62,33 @@ static workspace divide(const ep_depthwise *layer, void *scratch)
     work.columns = (layer->output[1] - 1) * layer->stride[1] + (layer->kernel[1] - 1) * layer->dilation[1] + 1;
     work.taps = layer->kernel[0] * layer->kernel[1];
     work.weights = scratch;
-    work.rows = work.weights + CHANNELS * work.taps;
+    work.rows = (int8_t *)(work.weights + CHANNELS * work.taps);
     return work;
 }
 
-/* output channels from `first` of one row of the input, its zero point around it */
-static void load_row(const ep_depthwise *layer, const workspace *work, const int8_t *input, int32_t row, int32_t first, int8_t *to)
+#ifdef EP_MVE
+
+static inline void fill(int8_t *to, int32_t value, int32_t columns)
 {
-    const int32_t width = layer->input[1], channels = layer->input[2], multiple = layer->multiple, before = layer->before[1];
-    const int32_t last = ep_smaller(width, work->columns - before);
+    for (; columns > 0; --columns, to += CHANNELS)
+        vstrbq_s8(to, vdupq_n_s8((int8_t)value));
+}
+
+/* `count` pixels of output channels from `first`. from: the first one's input. */
+static inline void load_pixels(const ep_depthwise *layer, const int8_t *from, int32_t first, int32_t count, int8_t *to)
+{
+    const int32_t channels = layer->input[2], multiple = layer->multiple;
     const mve_pred16_t there = vctp8q((uint32_t)(layer->output[2] - first));
-    const int8_t *from = input + row * width * channels + first / multiple;
-    if (row < 0 || row >= layer->input[0]) {
-        memset(to, layer->input_zero, (size_t)(work->columns * CHANNELS));
+    uint8_t places[CHANNELS]; /* of each output channel's input, counted from the first's */
+    if (multiple == 1) {
+        for (; count > 0; --count, from += channels, to += CHANNELS)
+            vstrbq_s8(to, vldrbq_z_s8(from, there));
         return;
     }
-    memset(to, layer->input_zero, (size_t)(before * CHANNELS));
-    memset(to + (before + last) * CHANNELS, layer->input_zero, (size_t)((work->columns - before - last) * CHANNELS));
-    to += before * CHANNELS;
-    if (multiple == 1) {
-        for (int32_t x = 0; x < last; ++x, from += channels, to += CHANNELS)
-            vstrbq_s8(to, vldrbq_z_s8(from, there));
-    } else {
-        uint8_t places[CHANNELS]; /* of each output channel's input, counted from the first's */
-        for (int32_t c = 0; c < CHANNELS; ++c)
-            places[c] = (uint8_t)((first + c) / multiple - first / multiple);
-        for (int32_t x = 0; x < last; ++x, from += channels, to += CHANNELS)
-            vstrbq_s8(to, vldrbq_gather_offset_z_s8(from, vldrbq_u8(places), there));
-    }
+    for (int32_t c = 0; c < CHANNELS; ++c)
+        places[c] = (uint8_t)((first + c) / multiple - first / multiple);
+    for (; count > 0; --count, from += channels, to += CHANNELS)
+        vstrbq_s8(to, vldrbq_gather_offset_z_s8(from, vldrbq_u8(places), there));
 }
 
 /* eight channels' weights */
@@ -195,6 +200,219 @@ static void convolve_block(const ep_depthwise *layer, const workspace *work, int
     }
 }
 
+#else
+
+#if defined(__GNUC__)
+#define ON_WORDS(bytes) __builtin_assume_aligned(bytes, 4)
+#else
+#define ON_WORDS(bytes) (bytes)
+#endif
+
+static inline void fill(int8_t *to, int32_t value, int32_t columns)
+{
+    const uint32_t four = ((uint32_t)value & 0xffu) * 0x01010101u, words[CHANNELS / 4] = {four, four, four, four};
+    for (; columns > 0; --columns, to += CHANNELS)
+        memcpy(ON_WORDS(to), words, CHANNELS);
+}
+
+/* `count` pixels of output channels from `first`; what is left over of a last pass is never stored. from: the first one's input. */
+EP_APART static void load_pixels(const ep_depthwise *layer, const int8_t *from, int32_t first, int32_t count, int8_t *to)
+{
+    const int32_t channels = layer->input[2], multiple = layer->multiple;
+    const int32_t there = ep_smaller(CHANNELS, layer->output[2] - first);
+    uint8_t places[CHANNELS]; /* of each output channel's input, counted from the first's */
+    if (multiple == 1 && channels % 4 == 0) {
+        for (; count > 0; --count, from += channels, to += CHANNELS)
+            if (there == CHANNELS)
+                memcpy(ON_WORDS(to), ON_WORDS(from), CHANNELS);
+            else
+                for (int32_t c = 0; c < there; c += 4)
+                    memcpy(ON_WORDS(to + c), ON_WORDS(from + c), 4);
+        return;
+    }
+    for (int32_t c = 0; c < there; ++c)
+        places[c] = (uint8_t)((first + c) / multiple - first / multiple);
+    for (; count > 0; --count, from += channels, to += CHANNELS)
+        for (int32_t c = 0; c < there; ++c)
+            to[c] = from[places[c]];
+}
+
+/* indices of 4 bits and a table all channels share */
+static inline void decode_bytes(const uint8_t *data, const int8_t *table, held *to)
+{
+    const uint32_t a = data[0], b = data[1], c = data[2], d = data[3];
+    to[0] = table[a >> 4], to[1] = table[a & 15];
+    to[2] = table[b >> 4], to[3] = table[b & 15];
+    to[4] = table[c >> 4], to[5] = table[c & 15];
+    to[6] = table[d >> 4], to[7] = table[d & 15];
+}
+
+/* indices of any width but 8. tables: of `count` channels, `stride` entries apart. */
+static inline void decode_any(const uint8_t *data, int32_t bits, const int8_t *tables, int32_t stride, int32_t count, held *to)
+{
+    uint32_t read = 0;
+    int32_t left = 0; /* bits of `read` that are still to be used */
+    for (int32_t n = 0; n < count; ++n, tables += stride) {
+        if (left < bits)
+            read = read << 8 | *data++, left += 8;
+        left -= bits;
+        to[n] = tables[read >> left & ((1u << bits) - 1)];
+    }
+}
+
+/* eight channels' weights, or those that are left */
+EP_APART static void decode_eight(const ep_depthwise *layer, const workspace *work, int32_t first, held *to)
+{
+    const ep_weights *weights = &layer->weights;
+    const int32_t bits = weights->bits, stride = weights->stride, count = ep_smaller(8, layer->output[2] - first);
+    const uint8_t *data = weights->data + first / 8 * work->taps * bits;
+    const int8_t *tables = weights->tables + first * stride;
+    for (int32_t tap = work->taps; tap > 0; --tap, to += CHANNELS, data += bits) {
+        if (bits == 4 && stride == 0)
+            decode_bytes(data, tables, to);
+        else if (bits < 8)
+            decode_any(data, bits, tables, stride, count, to);
+        else
+            for (int32_t n = 0; n < 8; ++n)
+                to[n] = (int8_t)data[n];
+    }
+}
+
+/* what four channels, or those that are left, do to every output */
+typedef struct {
+    const held *weights;
+    int32_t height, width;
+    int32_t below, apart;   /* bytes from the end of a kernel row to the next, from tap to tap */
+    int32_t step, channels; /* bytes from pixel to pixel, of the input and of the output */
+    int32_t bias[4];
+    ep_scale scale[4];
+} channels_four;
+
+/* The products of tap number `tap`, which is `column` pixels right of x: of four channels. x: on a border of 4 bytes. */
+EP_INLINE void add_products(const held *w, const int8_t *x, int tap, int column, int32_t sums[4])
+{
+#ifdef BY_HALVES
+    uint32_t first, second, even, odd;
+    __asm__ volatile("ldr %[even], [%[x], %[right]]\n"
+                     "ldrd %[first], %[second], [%[w], %[at]]\n"
+                     "sxtb16 %[odd], %[even], ror #8\n"
+                     "sxtb16 %[even], %[even]\n"
+                     "smlabb %[s0], %[first], %[even], %[s0]\n"
+                     "smlatb %[s1], %[first], %[odd], %[s1]\n"
+                     "smlabt %[s2], %[second], %[even], %[s2]\n"
+                     "smlatt %[s3], %[second], %[odd], %[s3]\n"
+                     : [s0] "+r"(sums[0]), [s1] "+r"(sums[1]), [s2] "+r"(sums[2]), [s3] "+r"(sums[3]),
+                       [first] "=&r"(first), [second] "=&r"(second), [even] "=&r"(even), [odd] "=&r"(odd)
+                     : [w] "r"(w), [x] "r"(x), [at] "i"(tap * CHANNELS * 2), [right] "i"(column * CHANNELS)
+                     : "memory");
+#else
+    w += tap * CHANNELS, x += column * CHANNELS;
+    sums[0] = ep_sum(sums[0], w[0] * x[0]);
+    sums[1] = ep_sum(sums[1], w[1] * x[1]);
+    sums[2] = ep_sum(sums[2], w[2] * x[2]);
+    sums[3] = ep_sum(sums[3], w[3] * x[3]);
+#endif
+}
+
+/* x: the first tap. square: whether the kernel is 3 × 3 and its taps lie side by side. */
+EP_INLINE void window_sums(const channels_four *four, const int8_t *x, int square, int32_t sums[4])
+{
+    int32_t s[4] = {four->bias[0], four->bias[1], four->bias[2], four->bias[3]};
+    const held *w = four->weights;
+    if (square) {
+        const int32_t below = four->below + 3 * CHANNELS;
+        add_products(w, x, 0, 0, s);
+        add_products(w, x, 1, 1, s);
+        add_products(w, x, 2, 2, s);
+        x += below;
+        add_products(w, x, 3, 0, s);
+        add_products(w, x, 4, 1, s);
+        add_products(w, x, 5, 2, s);
+        x += below;
+        add_products(w, x, 6, 0, s);
+        add_products(w, x, 7, 1, s);
+        add_products(w, x, 8, 2, s);
+    } else {
+        for (int32_t row = four->height; row > 0; --row, x += four->below)
+            for (int32_t n = four->width; n > 0; --n, w += CHANNELS, x += four->apart)
+                add_products(w, x, 0, 0, s);
+    }
+    sums[0] = s[0], sums[1] = s[1], sums[2] = s[2], sums[3] = s[3];
+}
+
+EP_INLINE void convolve_any(const channels_four *four, const int8_t *pixel, int square, int8_t *output, int32_t count)
+{
+    for (; count > 0; --count, pixel += four->step, output += four->channels) {
+        int32_t sums[4];
+        window_sums(four, pixel, square, sums);
+        output[0] = ep_saturate(ep_apply(four->scale[0], sums[0]));
+        output[1] = ep_saturate(ep_apply(four->scale[1], sums[1]));
+        output[2] = ep_saturate(ep_apply(four->scale[2], sums[2]));
+        output[3] = ep_saturate(ep_apply(four->scale[3], sums[3]));
+    }
+}
+
+/* `count` outputs of a row, where the layer is fast. pixel: the first one's first tap. */
+EP_APART static void convolve_row(const channels_four *four, const int8_t *pixel, int8_t *output, int32_t count)
+{
+    if (four->height == 3 && four->width == 3 && four->apart == CHANNELS)
+        convolve_any(four, pixel, 1, output, count);
+    else
+        convolve_any(four, pixel, 0, output, count);
+}
+
+/* channels from `first` of a block of output rows */
+static void convolve_block(const ep_depthwise *layer, const workspace *work, int32_t first, int32_t rows, int8_t *output)
+{
+    const int32_t channels = layer->output[2], width = layer->output[1], row = work->columns * CHANNELS;
+    const int32_t apart = layer->dilation[1] * CHANNELS;
+    channels_four four = {.height = layer->kernel[0],
+                          .width = layer->kernel[1],
+                          .below = layer->dilation[0] * row - layer->kernel[1] * apart,
+                          .apart = apart,
+                          .step = layer->stride[1] * CHANNELS,
+                          .channels = channels};
+    for (int32_t c = first; c < ep_smaller(first + CHANNELS, channels); c += 4) {
+        const int32_t there = ep_smaller(4, channels - c), fast = layer->fast && there == 4;
+        const int8_t *pixels = work->rows + c - first;
+        int8_t *to = output + c;
+        four.weights = work->weights + c - first;
+        for (int32_t n = 0; n < there; ++n) {
+            four.bias[n] = layer->bias[c + n];
+            if (fast)
+                four.scale[n] = ep_scale_of(layer->multiplier[c + n], layer->shift[c + n], layer->output_zero);
+        }
+        for (int32_t y = 0; y < rows; ++y, pixels += layer->stride[0] * row, to += width * channels) {
+            if (fast) {
+                convolve_row(&four, pixels, to, width);
+                continue;
+            }
+            for (int32_t x = 0; x < width; ++x) {
+                int32_t sums[4];
+                window_sums(&four, pixels + x * four.step, 0, sums);
+                for (int32_t n = 0; n < there; ++n)
+                    to[x * channels + n] = finish(layer, sums[n], layer->multiplier[c + n], layer->shift[c + n]);
+            }
+        }
+    }
+}
+
+#endif
+
+/* output channels from `first` of one row of the input, its zero point around it */
+static void load_row(const ep_depthwise *layer, const workspace *work, const int8_t *input, int32_t row, int32_t first, int8_t *to)
+{
+    const int32_t width = layer->input[1], channels = layer->input[2], before = layer->before[1];
+    const int32_t last = ep_smaller(width, work->columns - before);
+    if (row < 0 || row >= layer->input[0]) {
+        fill(to, layer->input_zero, work->columns);
+        return;
+    }
+    fill(to, layer->input_zero, before);
+    fill(to + (before + last) * CHANNELS, layer->input_zero, work->columns - before - last);
+    load_pixels(layer, input + row * width * channels + first / layer->multiple, first, last, to + before * CHANNELS);
+}
+
 void ep_depthwise_conv_2d(const ep_depthwise *layer, const int8_t *input, int8_t *output, void *scratch)
 {
     const workspace work = divide(layer, scratch);
@@ -203,9 +421,8 @@ void ep_depthwise_conv_2d(const ep_depthwise *layer, const int8_t *input, int8_t
     for (int32_t batch = 0; batch < layer->batches; ++batch) {
         for (int32_t first = 0; first < channels; first += CHANNELS) {
             int32_t at = 0, loaded = 0; /* rows counted from the first of the padding; `rows` holds those from `at` */
-            decode_eight(layer, &work, first, work.weights);
-            if (first + 8 < channels)
-                decode_eight(layer, &work, first + 8, work.weights + 8);
+            for (int32_t c = 0; c < CHANNELS && first + c < channels; c += 8)
+                decode_eight(layer, &work, first + c, work.weights + c);
             for (int32_t y = 0; y < height; y += layer->block) {
                 const int32_t end = ep_smaller(y + layer->block, height), kept = loaded - y * stride;
                 if (kept > 0)
@@ -217,218 +434,12 @@ void ep_depthwise_conv_2d(const ep_depthwise *layer, const int8_t *input, int8_t
                 convolve_block(layer, &work, first, end - y, output + y * layer->output[1] * channels);
             }
         }
+#ifdef EP_MVE
         ep_clamp_all(output, height * layer->output[1] * channels, layer->least, layer->most);
-        input += layer->input[0] * layer->input[1] * layer->input[2];
-        output += height * layer->output[1] * channels;
-    }
-}
-
-#else
-
-/* what one call works with */
-typedef struct {
-    uint32_t *weights; /* (kernel height, kernel width, 4) pairs of two channels */
-    uint32_t *pairs;   /* table of what two indices name */
-    uint32_t *rows;    /* (4 pairs, held, columns) input rows, two channels to a word */
-    int32_t held, columns;
-    int32_t taps;
-} workspace;
-
-static workspace divide(const ep_depthwise *layer, void *scratch)
-{
-    workspace work;
-    work.columns = (layer->output[1] - 1) * layer->stride[1] + (layer->kernel[1] - 1) * layer->dilation[1] + 1;
-    work.held = (layer->block - 1) * layer->stride[0] + (layer->kernel[0] - 1) * layer->dilation[0] + 1;
-    work.taps = layer->kernel[0] * layer->kernel[1];
-    work.weights = scratch;
-    work.pairs = work.weights + EP_DEPTHWISE_CHANNELS / 2 * work.taps;
-    work.rows = work.pairs + (layer->weights.stride ? 0 : EP_TABLE_WORDS(layer->weights.bits));
-    return work;
-}
-
-static inline uint32_t halves(int32_t low, int32_t high)
-{
-    return ((uint32_t)low & 0xffffu) | (uint32_t)high << 16;
-}
-
-/* `count` output channels from `first` of one row of the input, its zero point around it. to: of the first pair. */
-static void load_row(const ep_depthwise *layer, const workspace *work, const int8_t *input, int32_t row, int32_t first,
-                     int32_t count, uint32_t *to)
-{
-    const int32_t width = layer->input[1], channels = layer->input[2], multiple = layer->multiple;
-    const uint32_t zeros = halves(layer->input_zero, layer->input_zero);
-    const int32_t plane = work->held * work->columns, before = layer->before[1];
-    const int32_t start = row < 0 || row >= layer->input[0] ? work->columns : before;
-    const int32_t end = ep_smaller(work->columns, before + width);
-    for (int32_t pair = 0; pair < EP_DEPTHWISE_CHANNELS / 2; ++pair) {
-        for (int32_t x = 0; x < start; ++x)
-            to[pair * plane + x] = zeros;
-        for (int32_t x = end; x < work->columns; ++x)
-            to[pair * plane + x] = zeros;
-    }
-    if (multiple == 1 && count == EP_DEPTHWISE_CHANNELS) {
-        for (int32_t x = start; x < end; ++x) {
-            union {
-                int16_t values[EP_DEPTHWISE_CHANNELS];
-                uint32_t pairs[EP_DEPTHWISE_CHANNELS / 2];
-            } wide;
-            ep_widen(input + (row * width + x - before) * channels + first, EP_DEPTHWISE_CHANNELS, wide.values);
-            for (int32_t pair = 0; pair < EP_DEPTHWISE_CHANNELS / 2; ++pair)
-                to[pair * plane + x] = wide.pairs[pair];
-        }
-        return;
-    }
-    for (int32_t x = start; x < end; ++x) {
-        const int8_t *from = input + (row * width + x - before) * channels;
-        for (int32_t c = 0; c < EP_DEPTHWISE_CHANNELS; c += 2) {
-            /* what a last block leaves unused is never stored */
-            const int32_t low = first + ep_smaller(c, count - 1), high = first + ep_smaller(c + 1, count - 1);
-            to[c / 2 * plane + x] = halves(from[low / multiple], from[high / multiple]);
-        }
-    }
-}
-
-static void decode_block(const ep_depthwise *layer, const workspace *work, int32_t first)
-{
-    const ep_weights *weights = &layer->weights;
-    const ep_tables tables = {weights->tables, weights->tables, work->pairs, work->pairs};
-    const int32_t start = first * work->taps;
-    if (!weights->stride) {
-        ep_decode(weights, start / 8, work->taps, &tables, work->weights);
-        return;
-    }
-    /* every channel has a table of its own */
-    for (int32_t n = 0; n < EP_DEPTHWISE_CHANNELS / 2 * work->taps; ++n) {
-        const int32_t channel = ep_smaller(first + n % 4 * 2, layer->output[2] - 1);
-        const int32_t next = ep_smaller(channel + 1, layer->output[2] - 1);
-        work->weights[n] = ep_pair_of(ep_weight_at(weights, start + 2 * n, channel), ep_weight_at(weights, start + 2 * n + 1, next));
-    }
-}
-
-/* two channels' part in every output */
-typedef struct {
-    const uint32_t *weights; /* (height, width), every fourth */
-    int32_t height, width, apart, below; /* words from tap to tap, right and down */
-    int32_t bias[2];
-    ep_scale scale[2];
-} channels_two;
-
-/* Sums of two channels of two pixels: channel 0 of both pixels, channel 1 of both. x0, x1: the first taps. */
-static inline void window_sums(const channels_two *two, const uint32_t *x0, const uint32_t *x1, int32_t sums[4])
-{
-    int32_t s0 = two->bias[0], s1 = s0, s2 = two->bias[1], s3 = s2;
-    const uint32_t *w = two->weights;
-    const int32_t below = two->below, apart = two->apart;
-    if (two->width == 3 && apart == 1) {
-        for (int32_t i = two->height; i > 0; --i, w += 12, x0 += below, x1 += below) {
-            const uint32_t a = w[0], b = w[4], c = w[8];
-            uint32_t x = x0[0], y = x0[1], z = x0[2];
-            s0 = ep_dot_low(c, z, ep_dot_low(b, y, ep_dot_low(a, x, s0)));
-            s2 = ep_dot_high(c, z, ep_dot_high(b, y, ep_dot_high(a, x, s2)));
-            x = x1[0], y = x1[1], z = x1[2];
-            s1 = ep_dot_low(c, z, ep_dot_low(b, y, ep_dot_low(a, x, s1)));
-            s3 = ep_dot_high(c, z, ep_dot_high(b, y, ep_dot_high(a, x, s3)));
-        }
-    } else {
-        for (int32_t i = two->height; i > 0; --i, x0 += below, x1 += below)
-            for (int32_t j = 0; j < two->width; ++j, w += 4) {
-                s0 = ep_dot_low(*w, x0[j * apart], s0);
-                s2 = ep_dot_high(*w, x0[j * apart], s2);
-                s1 = ep_dot_low(*w, x1[j * apart], s1);
-                s3 = ep_dot_high(*w, x1[j * apart], s3);
-            }
-    }
-    sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
-}
-
-/* two channels of two pixels, where the layer is fast */
-EP_APART static void convolve_four(const channels_two *two, const uint32_t *x0, const uint32_t *x1, int8_t *first,
-                                   int8_t *second)
-{
-    int32_t sums[4];
-    window_sums(two, x0, x1, sums);
-    first[0] = ep_saturate(ep_apply(two->scale[0], sums[0]));
-    second[0] = ep_saturate(ep_apply(two->scale[0], sums[1]));
-    first[1] = ep_saturate(ep_apply(two->scale[1], sums[2]));
-    second[1] = ep_saturate(ep_apply(two->scale[1], sums[3]));
-}
-
-/* two channels of `rows` rows of outputs, whose input rows lie at `pixels` */
-static void convolve(const ep_depthwise *layer, const workspace *work, int32_t channel, const uint32_t *weights,
-                     const uint32_t *pixels, int32_t rows, int8_t *output)
-{
-    const int32_t channels = layer->output[2], step = layer->stride[1];
-    const int32_t other = channel + 1 < channels ? channel + 1 : channel, fast = layer->fast && other > channel;
-    channels_two two = {weights,
-                        layer->kernel[0],
-                        layer->kernel[1],
-                        layer->dilation[1],
-                        layer->dilation[0] * work->columns,
-                        {layer->bias[channel], layer->bias[other]},
-                        {{0, 0, 0}, {0, 0, 0}}};
-    output += channel;
-    if (fast) {
-        two.scale[0] = ep_scale_of(layer->multiplier[channel], layer->shift[channel], layer->output_zero);
-        two.scale[1] = ep_scale_of(layer->multiplier[other], layer->shift[other], layer->output_zero);
-    }
-    if (fast && layer->output[1] % 2) {
-        /* pairs of pixels one above the other, so that none is left over at the end of each row */
-        const int32_t down = layer->stride[0] * work->columns, line = layer->output[1] * channels;
-        for (; rows > 1; rows -= 2, pixels += 2 * down, output += line)
-            for (int32_t x = 0; x < layer->output[1]; ++x, output += channels)
-                convolve_four(&two, pixels + x * step, pixels + down + x * step, output, output + line);
-    }
-    for (; rows > 0; --rows, pixels += layer->stride[0] * work->columns) {
-        const uint32_t *x = pixels;
-        int8_t unused[2];
-        for (int32_t left = layer->output[1]; left > 0; left -= 2, x += 2 * step) {
-            const int32_t both = left > 1;
-            if (fast) {
-                convolve_four(&two, x, both ? x + step : x, output, both ? output + channels : unused);
-                output += channels << both;
-                continue;
-            }
-            int32_t sums[4];
-            window_sums(&two, x, both ? x + step : x, sums);
-            for (int32_t n = 0; n < 1 + both; ++n, output += channels) {
-                output[other - channel] = finish(layer, sums[2 + n], layer->multiplier[other], layer->shift[other]);
-                output[0] = finish(layer, sums[n], layer->multiplier[channel], layer->shift[channel]);
-            }
-        }
-    }
-}
-
-void ep_depthwise_conv_2d(const ep_depthwise *layer, const int8_t *input, int8_t *output, void *scratch)
-{
-    const workspace work = divide(layer, scratch);
-    const int32_t height = layer->output[0], channels = layer->output[2], stride = layer->stride[0];
-    const int32_t reach = (layer->kernel[0] - 1) * layer->dilation[0] + 1, plane = work.held * work.columns;
-    if (!layer->weights.stride && layer->weights.bits < 8)
-        ep_prepare_table(layer->weights.tables, layer->weights.bits, work.pairs);
-    for (int32_t batch = 0; batch < layer->batches; ++batch) {
-        for (int32_t first = 0; first < channels; first += EP_DEPTHWISE_CHANNELS) {
-            const int32_t count = ep_smaller(EP_DEPTHWISE_CHANNELS, channels - first);
-            int32_t at = 0, loaded = 0; /* rows counted from the first of the padding; `rows` holds those from `at` */
-            decode_block(layer, &work, first);
-            for (int32_t y = 0; y < height; y += layer->block) {
-                const int32_t end = ep_smaller(y + layer->block, height), kept = loaded - y * stride;
-                for (int32_t pair = 0; kept > 0 && pair < EP_DEPTHWISE_CHANNELS / 2; ++pair)
-                    memmove(work.rows + pair * plane, work.rows + pair * plane + (y * stride - at) * work.columns,
-                            (size_t)(kept * work.columns) * sizeof *work.rows);
-                at = y * stride;
-                loaded = kept > 0 ? loaded : at;
-                for (; loaded < (end - 1) * stride + reach; ++loaded)
-                    load_row(layer, &work, input, loaded - layer->before[0], first, count,
-                             work.rows + (loaded - at) * work.columns);
-                for (int32_t c = 0; c < count; c += 2)
-                    convolve(layer, &work, first + c, work.weights + c / 2, work.rows + c / 2 * plane, end - y,
-                             output + y * layer->output[1] * channels);
-            }
-        }
-        input += layer->input[0] * layer->input[1] * layer->input[2];
-        output += height * layer->output[1] * channels;
-    }
-}
-
 #endif
+        input += layer->input[0] * layer->input[1] * layer->input[2];
+        output += height * layer->output[1] * channels;
+    }
+}
+
 #endif

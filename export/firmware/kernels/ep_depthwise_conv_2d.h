@@ -4,9 +4,6 @@
 
 #include "ep_weights.h"
 
-/* output channels that share a pass over the input */
-#define EP_DEPTHWISE_CHANNELS 8
-
 typedef struct {
     int16_t batches;
     int16_t input[3];    /* height, width, channels */
@@ -28,7 +25,7 @@ typedef struct {
 /* output[y][x][c] = clamp(output_zero + requantize(bias[c] + Σ w[i][j][c] · input[…][c / multiple])), input_zero where there is no input
 
    input: (batches, input), output: (batches, output). scratch: as many bytes as depthwise_conv_2d.py says, on a border
-   of 4. A block's input rows are kept as int16, so `output` may lie where `input` does if no block of output rows
+   of 8. A block's input rows are kept, so `output` may lie where `input` does if no block of output rows
    reaches past the input rows read for it and the channels are the input's.
    Source: tflite-micro, tensorflow/lite/kernels/internal/reference/integer_ops/depthwise_conv.h. */
 void ep_depthwise_conv_2d(const ep_depthwise *layer, const int8_t *input, int8_t *output, void *scratch);

@@ -48,8 +48,8 @@ def depthwise_conv_2d(node: Node, budget: int) -> Call:
     limits = fused_range(node, node.byte(4))
     taps = place.kernel[0] * place.kernel[1]
     laid = lay_out(node, weights, values, 3, laid_out)
-    # words of 4 pairs of channels
-    fixed = 4 * (4 * taps + (0 if laid.stride else laid.pairs))
+    # weights of 16 channels, as int16 for some cores; then rows of int8
+    fixed = 2 * 16 * taps
 
     def need(block: int) -> int:
         return fixed + 16 * ((block - 1) * place.stride[0] + place.reach[0]) * place.columns

@@ -148,7 +148,8 @@ class Builder:
         # tables per channel where there is one scale are misread by TFLM, and never written
         forms = PALETTES if scales > 1 else PALETTES[:2]
         form = str(self.random.choice(forms)) if bits is None else "shared"
-        bits = int(self.random.integers(1, 8)) if bits is None else bits
+        # 4 bits have paths of their own
+        bits = int(self.random.choice([1, 2, 3, 4, 4, 4, 5, 6, 7])) if bits is None else bits
         values = self.random.integers(-127, 128, shape).astype(np.int8)
         if form == "shared":
             values = self.random.choice(255, 2**bits, replace=False)[values % 2**bits] - 127
@@ -267,17 +268,23 @@ def _conv(
 
 def depthwise(b: Builder) -> None:
     kernel, stride, dilation, size, padding, out = _window(b)
-    if min(dilation) != max(dilation) or stride[0] != stride[1]:
+    usual = b.random.random() < 0.4
+    if usual:
+        # what the kernel is fastest at, some of it in rows of which not all fit the scratch
+        kernel, size = [3, 3], [size[0], size[1] + int(b.random.choice([0, 60]))]
+    if usual or min(dilation) != max(dilation) or stride[0] != stride[1]:
         dilation, stride = [1, 1], [stride[0]] * 2
         out = [_size(n, k, stride[0], 1, padding) for n, k in zip(size, kernel, strict=True)]
         if min(out) < 1:
             return
     channels, multiple = int(b.random.integers(1, 20)), int(b.random.choice([1, 1, 1, 2, 3]))
+    if usual:
+        channels, multiple = 4 * int(b.random.integers(1, 7)), 1
     data, filters = b.entry((1, *size, channels)), channels * multiple
     weights, form = b.weights((1, *kernel, filters), 3, filters)
     output = b.activation((1, *out, filters), float(b.random.uniform(0.1, 1)))
     inputs = [data, weights, b.bias(filters, filters)]
-    fields = {0: bytes([padding]), 1: whole(stride[1]), 2: whole(stride[0]), 3: whole(multiple), 4: bytes([_fused(b)]), 5: whole(dilation[1]), 6: whole(dilation[0])}  # fmt: skip
+    fields = {0: bytes([padding]), 1: whole(stride[1]), 2: whole(stride[0]), 3: whole(multiple), 4: bytes([NONE if usual else _fused(b)]), 5: whole(dilation[1]), 6: whole(dilation[0])}  # fmt: skip
     case = f"depthwise {size}×{channels}·{multiple}, {kernel} / {stride}, dilated {dilation}, padding {padding}, {form}"
     b.operator(4, 6, inputs, output, case, (2, fields))
 
