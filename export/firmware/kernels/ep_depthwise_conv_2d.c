@@ -68,6 +68,42 @@ static workspace divide(const ep_depthwise *layer, void *scratch)
 
 #ifdef EP_MVE
 
+/* output channels of a pixel at a time */
+#define LANES 8
+
+/* theirs, or those of as many as are left: of even numbers, of odd */
+typedef struct {
+    int32x4_t bias[2];
+    ep_scales scales[2];
+    mve_pred16_t there;
+} channel_numbers;
+
+#else
+
+#define LANES 4
+
+/* fast: whether `scale` is of use */
+typedef struct {
+    int32_t first, there, fast;
+    int32_t bias[LANES];
+    ep_scale scale[LANES];
+} channel_numbers;
+
+#endif
+
+/* some channels of a block of output rows; all but numbers of something in bytes */
+typedef struct {
+    channel_numbers of;
+    const held *weights;
+    int32_t height, width;  /* of the kernel */
+    int32_t below, apart;   /* from the end of a kernel row to the next, from tap to tap */
+    int32_t rows, count;    /* of outputs, and in each */
+    int32_t step, channels; /* from pixel to pixel, of the input and of the output */
+    int32_t next;           /* from the end of a row of pixels to the next, of the input */
+} group;
+
+#ifdef EP_MVE
+
 static inline void fill(int8_t *to, int32_t value, int32_t columns)
 {
     for (; columns > 0; --columns, to += CHANNELS)
@@ -97,107 +133,81 @@ static void decode_eight(const ep_depthwise *layer, const workspace *work, int32
     const ep_weights *weights = &layer->weights;
     /* channels that are not there take the last one's table */
     const uint16x8_t channel = vminq_u16(vidupq_n_u16(0, 1), vdupq_n_u16((uint16_t)(layer->output[2] - 1 - first)));
-    const ep_decoder by = ep_decoder_of(weights->bits, vmulq_n_u16(channel, weights->stride));
+    const int32_t bits = weights->bits;
+    const ep_decoder by = ep_decoder_of(bits, vmulq_n_u16(channel, weights->stride));
     const int8_t *tables = weights->tables + first * weights->stride;
-    const uint8_t *data = weights->data + first / 8 * work->taps * weights->bits;
-    for (int32_t tap = 0; tap < work->taps; ++tap, data += weights->bits, to += CHANNELS)
-        vstrbq_s16(to, ep_decode_eight(&by, weights->bits, data, tables));
+    const uint8_t *data = weights->data + first / 8 * work->taps * bits;
+    for (int32_t tap = work->taps; tap > 0; --tap, data += bits, to += CHANNELS)
+        vstrbq_s16(to, ep_decode_eight(&by, bits, data, tables));
 }
 
-/* what four channels, or those that are left, do to every output */
-typedef struct {
-    const int8_t *weights;
-    uint32_t height, width;
-    int32_t below, apart;  /* bytes from the end of a kernel row to the next, from tap to tap */
-    int32_t aside, beside; /* bytes from the first pixel of a pair to the second, of the input and of the output */
-    int32_t step, further; /* bytes from pair to pair */
-    int32_t zero;
-    mve_pred16_t there;
-    int32x4_t bias;
-    ep_scales scales;
-} channels_four;
-
-/* one tap of two pixels */
-static inline void add_products(const int8_t *w, const int8_t *x, const int8_t *y, int32x4_t *sum, int32x4_t *other)
+static void prepare(const ep_depthwise *layer, int32_t first, channel_numbers *of)
 {
-    const int32x4_t v = vldrbq_s32(w);
-    *sum = vaddq_s32(*sum, vmulq_s32(v, vldrbq_s32(x)));
-    *other = vaddq_s32(*other, vmulq_s32(v, vldrbq_s32(y)));
+    const uint32x4_t even = vidupq_n_u32(0, 2);
+    const int32_t left = ep_smaller(LANES, layer->output[2] - first);
+    of->there = vctp16q((uint32_t)left);
+    for (int32_t odd = 0; odd < 2; ++odd) {
+        const uint32x4_t channel = vaddq_n_u32(even, (uint32_t)(first + odd));
+        const mve_pred16_t there = vctp32q((uint32_t)(left + 1 - odd) / 2);
+        const int32x4_t shift = vldrbq_gather_offset_z_s32(layer->shift, channel, there), none = vdupq_n_s32(0);
+        of->bias[odd] = vldrwq_gather_shifted_offset_z_s32(layer->bias, channel, there);
+        of->scales[odd].multiplier = vldrwq_gather_shifted_offset_z_s32(layer->multiplier, channel, there);
+        of->scales[odd].left = vmaxq_s32(shift, none);
+        of->scales[odd].right = vminq_s32(shift, none);
+    }
 }
 
-static inline void store(const channels_four *four, ep_scales scales, int32x4_t sum, int8_t *output)
+/* one tap */
+static inline void add_products(const int8_t *w, const int8_t *x, int32x4_t *even, int32x4_t *odd)
 {
-    vstrbq_p_s32(output, ep_saturate_four(vaddq_n_s32(ep_requantize_four(scales, sum), four->zero)), four->there);
+    const int16x8_t v = vldrbq_s16(w), u = vldrbq_s16(x);
+    *even = vaddq_s32(*even, vmullbq_int_s16(v, u));
+    *odd = vaddq_s32(*odd, vmulltq_int_s16(v, u));
 }
 
-/* `count` pairs of outputs. pixel: the first one's first tap. */
-EP_APART static void convolve_pairs(const channels_four *four, const int8_t *pixel, int8_t *output, int32_t count)
+/* keeps GCC from mixing taps, for which it lacks registers */
+#if defined(__GNUC__)
+#define IN_ORDER(a, b, c, d) __asm__("" : "+r"(a), "+r"(b), "+w"(c), "+w"(d))
+#else
+#define IN_ORDER(a, b, c, d)
+#endif
+
+/* pixel: the first output's first tap */
+EP_APART static void convolve(const group *at, const ep_depthwise *layer, const int8_t *pixel, int8_t *output)
 {
-    const ep_scales scales = four->scales;
-    for (; count > 0; --count) {
-        const int8_t *w = four->weights, *x = pixel, *y = pixel + four->aside;
-        int32x4_t sum = four->bias, other = sum;
-        uint32_t row = four->height;
-        if (four->width == 3 && four->apart == CHANNELS)
-            do {
-                add_products(w, x, y, &sum, &other);
-                add_products(w + CHANNELS, x + CHANNELS, y + CHANNELS, &sum, &other);
-                add_products(w + 2 * CHANNELS, x + 2 * CHANNELS, y + 2 * CHANNELS, &sum, &other);
-                w += 3 * CHANNELS, x += 3 * CHANNELS + four->below, y += 3 * CHANNELS + four->below;
-                EP_IN_REGISTERS(x, y);
-            } while (--row);
-        else
-            do {
-                uint32_t n = four->width;
+    const int16x8_t least = vdupq_n_s16(layer->least), most = vdupq_n_s16(layer->most);
+    const int16_t zero = layer->output_zero;
+    for (int32_t y = at->rows; y > 0; --y, pixel += at->next)
+        for (int32_t left = at->count; left > 0; --left, pixel += at->step, output += at->channels) {
+            const int8_t *w = at->weights, *x = pixel;
+            int32x4_t even = at->of.bias[0], odd = at->of.bias[1];
+            uint32_t row = (uint32_t)at->height;
+            if (at->width == 3 && at->apart == CHANNELS)
                 do {
-                    add_products(w, x, y, &sum, &other);
-                    w += CHANNELS, x += four->apart, y += four->apart;
-                    EP_IN_REGISTERS(x, y);
-                } while (--n);
-                x += four->below, y += four->below;
-            } while (--row);
-        store(four, scales, sum, output);
-        store(four, scales, other, output + four->beside);
-        pixel += four->step, output += four->further;
-    }
-}
-
-/* four channels of a block of output rows. pixels: the first one's first tap; down: bytes from the taps of a row to the next's. */
-static void convolve(const ep_depthwise *layer, channels_four *four, const int8_t *pixels, int32_t down, int32_t rows, int8_t *output)
-{
-    const int32_t channels = layer->output[2], width = layer->output[1], step = layer->stride[1] * CHANNELS;
-    const int32_t line = width * channels;
-    if (width % 2 == 0) {
-        four->aside = step, four->beside = channels, four->step = 2 * step, four->further = 2 * channels;
-        for (; rows > 0; --rows, pixels += down, output += line)
-            convolve_pairs(four, pixels, output, width / 2);
-        return;
-    }
-    /* one above the other in rows of odd length; a last row is its own other */
-    four->aside = down, four->beside = line, four->step = step, four->further = channels;
-    for (; rows > 0; rows -= 2, pixels += 2 * down, output += 2 * line) {
-        if (rows == 1)
-            four->aside = four->beside = 0;
-        convolve_pairs(four, pixels, output, width);
-    }
-}
-
-/* channels from `first` of a block of output rows */
-static void convolve_block(const ep_depthwise *layer, const workspace *work, int32_t first, int32_t rows, int8_t *output)
-{
-    const int32_t channels = layer->output[2], row = work->columns * CHANNELS, apart = layer->dilation[1] * CHANNELS;
-    channels_four four = {.height = (uint32_t)layer->kernel[0],
-                          .width = (uint32_t)layer->kernel[1],
-                          .below = layer->dilation[0] * row - layer->kernel[1] * apart,
-                          .apart = apart,
-                          .zero = layer->output_zero};
-    for (int32_t c = first; c < ep_smaller(first + CHANNELS, channels); c += 4) {
-        four.weights = work->weights + c - first;
-        four.there = vctp32q((uint32_t)(channels - c));
-        four.bias = vldrwq_z_s32(layer->bias + c, four.there);
-        four.scales = ep_scales_of(layer->multiplier + c, layer->shift + c, four.there);
-        convolve(layer, &four, work->rows + c - first, layer->stride[0] * row, rows, output + c);
-    }
+                    add_products(w, x, &even, &odd);
+                    IN_ORDER(w, x, even, odd);
+                    add_products(w + CHANNELS, x + CHANNELS, &even, &odd);
+                    IN_ORDER(w, x, even, odd);
+                    add_products(w + 2 * CHANNELS, x + 2 * CHANNELS, &even, &odd);
+                    w += 3 * CHANNELS, x += 3 * CHANNELS + at->below;
+                    IN_ORDER(w, x, even, odd);
+                } while (--row);
+            else
+                do {
+                    uint32_t n = (uint32_t)at->width;
+                    do {
+                        add_products(w, x, &even, &odd);
+                        w += CHANNELS, x += at->apart;
+                        IN_ORDER(w, x, even, odd);
+                    } while (--n);
+                    x += at->below;
+                } while (--row);
+            EP_IN_REGISTERS(at, output); /* or GCC would keep the address of every field */
+            even = ep_requantize_four(at->of.scales[0], even), odd = ep_requantize_four(at->of.scales[1], odd);
+            int16x8_t both = vqmovntq_s32(vqmovnbq_s32(vreinterpretq_s16_s32(even), even), odd);
+            both = vminq_s16(vmaxq_s16(vqaddq_n_s16(both, zero), least), most);
+            vstrbq_p_s16(output, both, at->of.there);
+        }
 }
 
 #else
@@ -278,15 +288,17 @@ EP_APART static void decode_eight(const ep_depthwise *layer, const workspace *wo
     }
 }
 
-/* what four channels, or those that are left, do to every output */
-typedef struct {
-    const held *weights;
-    int32_t height, width;
-    int32_t below, apart;   /* bytes from the end of a kernel row to the next, from tap to tap */
-    int32_t step, channels; /* bytes from pixel to pixel, of the input and of the output */
-    int32_t bias[4];
-    ep_scale scale[4];
-} channels_four;
+static void prepare(const ep_depthwise *layer, int32_t first, channel_numbers *of)
+{
+    of->first = first, of->there = ep_smaller(LANES, layer->output[2] - first);
+    of->fast = layer->fast && of->there == LANES;
+    for (int32_t n = 0; n < LANES; ++n) {
+        const int32_t c = ep_smaller(first + n, layer->output[2] - 1);
+        of->bias[n] = layer->bias[c];
+        if (of->fast)
+            of->scale[n] = ep_scale_of(layer->multiplier[c], layer->shift[c], layer->output_zero);
+    }
+}
 
 /* The products of tap number `tap`, which is `column` pixels right of x: of four channels. x: on a border of 4 bytes. */
 EP_INLINE void add_products(const held *w, const int8_t *x, int tap, int column, int32_t sums[4])
@@ -294,7 +306,7 @@ EP_INLINE void add_products(const held *w, const int8_t *x, int tap, int column,
 #ifdef BY_HALVES
     uint32_t first, second, even, odd;
     __asm__ volatile("ldr %[even], [%[x], %[right]]\n"
-                     "ldrd %[first], %[second], [%[w], %[at]]\n"
+                     "ldrd %[first], %[second], [%[w], %[down]]\n"
                      "sxtb16 %[odd], %[even], ror #8\n"
                      "sxtb16 %[even], %[even]\n"
                      "smlabb %[s0], %[first], %[even], %[s0]\n"
@@ -303,7 +315,7 @@ EP_INLINE void add_products(const held *w, const int8_t *x, int tap, int column,
                      "smlatt %[s3], %[second], %[odd], %[s3]\n"
                      : [s0] "+r"(sums[0]), [s1] "+r"(sums[1]), [s2] "+r"(sums[2]), [s3] "+r"(sums[3]),
                        [first] "=&r"(first), [second] "=&r"(second), [even] "=&r"(even), [odd] "=&r"(odd)
-                     : [w] "r"(w), [x] "r"(x), [at] "i"(tap * CHANNELS * 2), [right] "i"(column * CHANNELS)
+                     : [w] "r"(w), [x] "r"(x), [down] "i"(tap * CHANNELS * 2), [right] "i"(column * CHANNELS)
                      : "memory");
 #else
     w += tap * CHANNELS, x += column * CHANNELS;
@@ -315,12 +327,12 @@ EP_INLINE void add_products(const held *w, const int8_t *x, int tap, int column,
 }
 
 /* x: the first tap. square: whether the kernel is 3 × 3 and its taps lie side by side. */
-EP_INLINE void window_sums(const channels_four *four, const int8_t *x, int square, int32_t sums[4])
+EP_INLINE void window_sums(const group *at, const int8_t *x, int square, int32_t sums[LANES])
 {
-    int32_t s[4] = {four->bias[0], four->bias[1], four->bias[2], four->bias[3]};
-    const held *w = four->weights;
+    int32_t s[LANES] = {at->of.bias[0], at->of.bias[1], at->of.bias[2], at->of.bias[3]};
+    const held *w = at->weights;
     if (square) {
-        const int32_t below = four->below + 3 * CHANNELS;
+        const int32_t below = at->below + 3 * CHANNELS;
         add_products(w, x, 0, 0, s);
         add_products(w, x, 1, 1, s);
         add_products(w, x, 2, 2, s);
@@ -333,68 +345,45 @@ EP_INLINE void window_sums(const channels_four *four, const int8_t *x, int squar
         add_products(w, x, 7, 1, s);
         add_products(w, x, 8, 2, s);
     } else {
-        for (int32_t row = four->height; row > 0; --row, x += four->below)
-            for (int32_t n = four->width; n > 0; --n, w += CHANNELS, x += four->apart)
+        for (int32_t row = at->height; row > 0; --row, x += at->below)
+            for (int32_t n = at->width; n > 0; --n, w += CHANNELS, x += at->apart)
                 add_products(w, x, 0, 0, s);
     }
     sums[0] = s[0], sums[1] = s[1], sums[2] = s[2], sums[3] = s[3];
 }
 
-EP_INLINE void convolve_any(const channels_four *four, const int8_t *pixel, int square, int8_t *output, int32_t count)
+/* outputs of a layer that is fast */
+EP_INLINE void convolve_fast(const group *at, const int8_t *pixel, int square, int8_t *output)
 {
-    for (; count > 0; --count, pixel += four->step, output += four->channels) {
-        int32_t sums[4];
-        window_sums(four, pixel, square, sums);
-        output[0] = ep_saturate(ep_apply(four->scale[0], sums[0]));
-        output[1] = ep_saturate(ep_apply(four->scale[1], sums[1]));
-        output[2] = ep_saturate(ep_apply(four->scale[2], sums[2]));
-        output[3] = ep_saturate(ep_apply(four->scale[3], sums[3]));
-    }
+    for (int32_t y = at->rows; y > 0; --y, pixel += at->next)
+        for (int32_t left = at->count; left > 0; --left, pixel += at->step, output += at->channels) {
+            int32_t sums[LANES];
+            window_sums(at, pixel, square, sums);
+            output[0] = ep_saturate(ep_apply(at->of.scale[0], sums[0]));
+            output[1] = ep_saturate(ep_apply(at->of.scale[1], sums[1]));
+            output[2] = ep_saturate(ep_apply(at->of.scale[2], sums[2]));
+            output[3] = ep_saturate(ep_apply(at->of.scale[3], sums[3]));
+        }
 }
 
-/* `count` outputs of a row, where the layer is fast. pixel: the first one's first tap. */
-EP_APART static void convolve_row(const channels_four *four, const int8_t *pixel, int8_t *output, int32_t count)
+/* pixel: the first output's first tap */
+EP_APART static void convolve(const group *at, const ep_depthwise *layer, const int8_t *pixel, int8_t *output)
 {
-    if (four->height == 3 && four->width == 3 && four->apart == CHANNELS)
-        convolve_any(four, pixel, 1, output, count);
-    else
-        convolve_any(four, pixel, 0, output, count);
-}
-
-/* channels from `first` of a block of output rows */
-static void convolve_block(const ep_depthwise *layer, const workspace *work, int32_t first, int32_t rows, int8_t *output)
-{
-    const int32_t channels = layer->output[2], width = layer->output[1], row = work->columns * CHANNELS;
-    const int32_t apart = layer->dilation[1] * CHANNELS;
-    channels_four four = {.height = layer->kernel[0],
-                          .width = layer->kernel[1],
-                          .below = layer->dilation[0] * row - layer->kernel[1] * apart,
-                          .apart = apart,
-                          .step = layer->stride[1] * CHANNELS,
-                          .channels = channels};
-    for (int32_t c = first; c < ep_smaller(first + CHANNELS, channels); c += 4) {
-        const int32_t there = ep_smaller(4, channels - c), fast = layer->fast && there == 4;
-        const int8_t *pixels = work->rows + c - first;
-        int8_t *to = output + c;
-        four.weights = work->weights + c - first;
-        for (int32_t n = 0; n < there; ++n) {
-            four.bias[n] = layer->bias[c + n];
-            if (fast)
-                four.scale[n] = ep_scale_of(layer->multiplier[c + n], layer->shift[c + n], layer->output_zero);
-        }
-        for (int32_t y = 0; y < rows; ++y, pixels += layer->stride[0] * row, to += width * channels) {
-            if (fast) {
-                convolve_row(&four, pixels, to, width);
-                continue;
-            }
-            for (int32_t x = 0; x < width; ++x) {
-                int32_t sums[4];
-                window_sums(&four, pixels + x * four.step, 0, sums);
-                for (int32_t n = 0; n < there; ++n)
-                    to[x * channels + n] = finish(layer, sums[n], layer->multiplier[c + n], layer->shift[c + n]);
-            }
-        }
+    if (at->of.fast && at->height == 3 && at->width == 3 && at->apart == CHANNELS) {
+        convolve_fast(at, pixel, 1, output);
+        return;
     }
+    if (at->of.fast) {
+        convolve_fast(at, pixel, 0, output);
+        return;
+    }
+    for (int32_t y = at->rows; y > 0; --y, pixel += at->next)
+        for (int32_t left = at->count; left > 0; --left, pixel += at->step, output += at->channels) {
+            int32_t sums[LANES];
+            window_sums(at, pixel, 0, sums);
+            for (int32_t n = 0, c = at->of.first; n < at->of.there; ++n, ++c)
+                output[n] = finish(layer, sums[n], layer->multiplier[c], layer->shift[c]);
+        }
 }
 
 #endif
@@ -411,6 +400,24 @@ static void load_row(const ep_depthwise *layer, const workspace *work, const int
     fill(to, layer->input_zero, before);
     fill(to + (before + last) * CHANNELS, layer->input_zero, work->columns - before - last);
     load_pixels(layer, input + row * width * channels + first / layer->multiple, first, last, to + before * CHANNELS);
+}
+
+/* channels from `first` of a block of output rows */
+static void convolve_block(const ep_depthwise *layer, const workspace *work, int32_t first, int32_t rows, int8_t *output)
+{
+    const int32_t channels = layer->output[2], width = layer->output[1], row = work->columns * CHANNELS;
+    const int32_t apart = layer->dilation[1] * CHANNELS, step = layer->stride[1] * CHANNELS;
+    group at;
+    at.height = layer->kernel[0], at.width = layer->kernel[1];
+    at.below = layer->dilation[0] * row - layer->kernel[1] * apart, at.apart = apart;
+    at.rows = rows, at.count = width;
+    at.step = step, at.channels = channels;
+    at.next = layer->stride[0] * row - width * step;
+    for (int32_t c = 0; c < ep_smaller(CHANNELS, channels - first); c += LANES) {
+        prepare(layer, first + c, &at.of);
+        at.weights = work->weights + c;
+        convolve(&at, layer, work->rows + c, output + first + c);
+    }
 }
 
 void ep_depthwise_conv_2d(const ep_depthwise *layer, const int8_t *input, int8_t *output, void *scratch)
@@ -434,9 +441,6 @@ void ep_depthwise_conv_2d(const ep_depthwise *layer, const int8_t *input, int8_t
                 convolve_block(layer, &work, first, end - y, output + y * layer->output[1] * channels);
             }
         }
-#ifdef EP_MVE
-        ep_clamp_all(output, height * layer->output[1] * channels, layer->least, layer->most);
-#endif
         input += layer->input[0] * layer->input[1] * layer->input[2];
         output += height * layer->output[1] * channels;
     }
