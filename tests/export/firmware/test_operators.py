@@ -267,19 +267,17 @@ def _conv(
 
 
 def depthwise(b: Builder) -> None:
-    kernel, stride, dilation, size, padding, out = _window(b)
+    kernel, stride, dilation, size, padding, _ = _window(b)
     usual = b.random.random() < 0.4
-    if usual:
-        # what the kernel is fastest at, some of it in rows of which not all fit the scratch
-        kernel, size = [3, 3], [size[0], size[1] + int(b.random.choice([0, 60]))]
-    if usual or min(dilation) != max(dilation) or stride[0] != stride[1]:
-        dilation, stride = [1, 1], [stride[0]] * 2
-        out = [_size(n, k, stride[0], 1, padding) for n, k in zip(size, kernel, strict=True)]
-        if min(out) < 1:
-            return
+    dilation, stride = [1 if usual else max(dilation)] * 2, [stride[0]] * 2
     channels, multiple = int(b.random.integers(1, 20)), int(b.random.choice([1, 1, 1, 2, 3]))
     if usual:
+        # what the kernel is fastest at, some of it in rows of which few fit the scratch
+        kernel, size = [3, 3], [size[0], size[1] + int(b.random.choice([0, 150]))]
         channels, multiple = 4 * int(b.random.integers(1, 7)), 1
+    out = [_size(n, k, stride[0], dilation[0], padding) for n, k in zip(size, kernel, strict=True)]
+    if min(out) < 1:
+        return
     data, filters = b.entry((1, *size, channels)), channels * multiple
     weights, form = b.weights((1, *kernel, filters), 3, filters)
     output = b.activation((1, *out, filters), float(b.random.uniform(0.1, 1)))
