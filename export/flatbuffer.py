@@ -388,11 +388,10 @@ class _Vector:
     text: bool
 
     @property
-    def bytes(self) -> int:
-        """With its count, and padded to the next one's border."""
-        return (
-            COUNT_BYTES + len(self.data) + self.text + -(len(self.data) + self.text) % COUNT_BYTES
-        )
+    def room(self) -> int:
+        """Bytes with its count, up to the next one's border."""
+        length = COUNT_BYTES + len(self.data) + self.text
+        return length + -length % COUNT_BYTES
 
 
 def _vector_of(kind: Bytes | Numbers, field: Any) -> _Vector:
@@ -439,7 +438,7 @@ class _Writer:
         small: dict[int, list[_Vector]] = {}
         for vector in reversed(vectors):
             if vector.alignment <= COUNT_BYTES:
-                small.setdefault(vector.bytes, []).append(vector)
+                small.setdefault(vector.room, []).append(vector)
         for vector in vectors:
             if vector.alignment <= COUNT_BYTES:
                 continue
@@ -452,7 +451,7 @@ class _Writer:
                     gap -= size
             if gap:
                 for filler in reversed(fillers):
-                    small[filler.bytes].append(filler)
+                    small[filler.room].append(filler)
                 continue
             for part in (*fillers, vector):
                 self._vector(part)

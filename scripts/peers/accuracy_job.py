@@ -44,7 +44,7 @@ TASKS = {
     # few, chosen on held-back recordings: in ten epochs all come to within a recording of each other
     "ds-cnn-l": Task("ds_cnn_l_fsdd.toml", epochs=2, trains_start=True, by_label=True),
 }
-# by mode, options in place of the recipe's; tfmot reads its schedule and nothing of clustering
+# options in place of the recipe's where we train as tfmot does
 AS_TFMOT = {
     "cluster.initialization": "kmeans++",
     "cluster.distill": False,
@@ -53,35 +53,42 @@ AS_TFMOT = {
     "cluster.int8": False,
     "cluster.learning_rate": LEARNING_RATE,
 }
-# tfmot's PR #519 names linear and density-based centroids as those its users start from; K-means++ is today's default
-LINEAR = {"cluster.initialization": "linear"}
-MODES: dict[str, dict[str, Any]] = {
-    "float": {},
-    "tfmot-frozen-linear": {},
-    "tfmot-linear": {},
-    "frozen-linear": {"cluster.refresh": False, **AS_TFMOT, **LINEAR},
-    "refreshed-linear": {**AS_TFMOT, **LINEAR},
-    "tfmot-frozen": {},
-    "tfmot": {},
-    "frozen": {"cluster.refresh": False, **AS_TFMOT},
-    "refreshed": AS_TFMOT,
-    "ours": {},
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way to train. tfmot: by it, not by us; like_tfmot: by us, as it does.
+
+    frozen: first indices are kept. linear: centroids start evenly spaced, as tfmot's PR #519 names it (or density-based);
+    else by K-means++, today's default.
+    """
+
+    tfmot: bool = False
+    like_tfmot: bool = False
+    frozen: bool = False
+    linear: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """In place of the recipe's."""
+        if not self.like_tfmot:
+            return {}
+        start = {"cluster.initialization": "linear"} if self.linear else {}
+        return {**AS_TFMOT, **start, "cluster.refresh": not self.frozen}
+
+
+MODES = {
+    "float": Mode(),
+    "tfmot-frozen-linear": Mode(tfmot=True, frozen=True, linear=True),
+    "tfmot-linear": Mode(tfmot=True, linear=True),
+    "frozen-linear": Mode(like_tfmot=True, frozen=True, linear=True),
+    "refreshed-linear": Mode(like_tfmot=True, linear=True),
+    "tfmot-frozen": Mode(tfmot=True, frozen=True),
+    "tfmot": Mode(tfmot=True),
+    "frozen": Mode(like_tfmot=True, frozen=True),
+    "refreshed": Mode(like_tfmot=True),
+    "ours": Mode(),
 }
-
-
-def is_tfmot(mode: str) -> bool:
-    """Whether tfmot trains."""
-    return mode.startswith("tfmot")
-
-
-def is_frozen(mode: str) -> bool:
-    """Whether first indices are kept."""
-    return "frozen" in mode
-
-
-def is_linear(mode: str) -> bool:
-    """Whether centroids start evenly spaced."""
-    return mode.endswith("-linear")
 
 
 @dataclass(frozen=True)
@@ -135,7 +142,7 @@ class Job:
             "seed": self.seed,
             "baseline.epochs": self.start_epochs,
             "cluster.epochs": self.epochs,
-            **MODES[self.mode],
+            **MODES[self.mode].options,
         }
         return read_recipe(EXAMPLES / TASKS[self.task].recipe, options)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from edgepalette.pipeline.recipe import LEARNING_RATE, Recipe
 
-from .accuracy_job import MODES, TASKS, Job, is_linear, is_tfmot
+from .accuracy_job import MODES, TASKS, Job
 
 PEERS = Path(__file__).resolve().parent
 CLUSTERED_MODES = tuple(mode for mode in MODES if mode != "float")
@@ -99,7 +99,7 @@ def run_jobs(
 
 def _run(job: Job) -> dict[str, Any]:
     """What the job's process prints. Raises RuntimeError with the end of its standard error if it fails."""
-    program = "tfmot_accuracy.py" if is_tfmot(job.mode) else "edgepalette_accuracy.py"
+    program = "tfmot_accuracy.py" if MODES[job.mode].tfmot else "edgepalette_accuracy.py"
     done = subprocess.run(  # noqa: S603 # a program of this folder
         [sys.executable, str(PEERS / program), job.to_json()],
         capture_output=True,
@@ -162,7 +162,7 @@ def _summary(task: str, row: str, mode: str, found: list[dict[str, Any]]) -> dic
 def tables(cells: list[dict[str, Any]], modes: Iterable[str]) -> Iterator[str]:
     """Lines of one task's tables, one of what starts linear and one of the rest."""
     modes = list(modes)
-    linear = [mode for mode in modes if is_linear(mode)]
+    linear = [mode for mode in modes if MODES[mode].linear]
     for columns in (linear, [mode for mode in modes if mode not in linear]):
         if columns:
             yield from _table(cells, columns)
@@ -179,7 +179,7 @@ def _table(cells: list[dict[str, Any]], columns: list[str]) -> Iterator[str]:
     )
     for row, found in by_row.items():
         shown = {mode: found.get(mode, found.get("float")) for mode in columns}
-        tools = [[m for m in columns if is_tfmot(m) == peer] for peer in (True, False)]
+        tools = [[m for m in columns if MODES[m].tfmot == peer] for peer in (True, False)]
         sizes = [_kilobytes(next(filter(None, map(shown.get, tool)), None)) for tool in tools]
         yield "".join([f"{row:14}", *(f"{_percent(shown[m]):24}" for m in columns), *sizes])
 

@@ -19,15 +19,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
-from accuracy_job import (
-    LOSS,
-    Job,
-    configure_threads,
-    is_frozen,
-    is_linear,
-    last_kernels,
-    result,
-)
+from accuracy_job import LOSS, MODES, Job, configure_threads, last_kernels, result
 from keras2 import keras2_copy
 
 from edgepalette.pipeline.models import load_model
@@ -53,7 +45,7 @@ class Batches(tf_keras.utils.Sequence):
 
 def wrapped(model: tf_keras.Model, job: Job) -> tf_keras.Model:
     """The model under tfmot's clustering, whole or its last kernels."""
-    start = Start.LINEAR if is_linear(job.mode) else Start.KMEANS_PLUS_PLUS
+    start = Start.LINEAR if MODES[job.mode].linear else Start.KMEANS_PLUS_PLUS
 
     def cluster(part: Any, number: int) -> Any:
         return tfmot.clustering.keras.cluster_weights(
@@ -105,7 +97,7 @@ def main(text: str) -> None:
     data, recipe = job.data(), job.recipe()
     start = keras2_copy(load_model(job.file), np.asarray(data.x_train[:PROBED], np.float32))
     model = wrapped(start, job)
-    if is_frozen(job.mode):
+    if MODES[job.mode].frozen:
         freeze(model)
     schedule = Schedule.of(recipe, job.epochs, LEARNING_RATE)
     steps = schedule.epochs * math.ceil(len(data.x_train) / schedule.batch_size)

@@ -23,7 +23,8 @@ from ..graph import Node
 from ..weights import check_weights, lay_out, per_channel
 from ..window import fits_in_place, window
 
-# filters of 1×1 of so many channels are decoded all at once, if they are no more than so many; words of scratch for each
+# filters of 1×1 of so many channels are decoded all at once, if they are no more than so many; words of scratch for each, a
+# filter_of_eight of ep_conv_2d.c
 FEW_CHANNELS, MOST_FILTERS, FILTER_WORDS = 8, 64, 8
 
 
