@@ -35,6 +35,9 @@ MAX_VTABLE = 256
 MAX_SHARING = 16
 _POWERS = (8, 4, 2, 1)
 COUNT_BYTES = 4
+# bytes of a gap that may stay empty in another order of a file's parts, and the size of files up to which it is tried:
+# what it saves is a few dozen bytes, whatever the size
+SPARE, WORTH_ANOTHER_ORDER = 4, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -371,11 +374,14 @@ class _Reader:
 
 
 def write(root: Table, identifier: bytes) -> bytes:
-    """The file of a root table; equal vectors and tables share their bytes.
+    """The file of a root table; equal vectors and tables share their bytes. Of a small one the shorter of two orders.
 
     Raises ExportError for a table that holds a field this program does not understand.
     """
-    return _Writer().file(root, identifier)
+    file = _Writer(spare=0).file(root, identifier)
+    if len(file) > WORTH_ANOTHER_ORDER:
+        return file
+    return min(file, _Writer(SPARE).file(root, identifier), key=len)
 
 
 @dataclass(frozen=True)
@@ -418,7 +424,8 @@ def _vectors(value: Table, seen: set[Table]) -> Iterator[_Vector]:
 
 
 class _Writer:
-    def __init__(self) -> None:
+    def __init__(self, spare: int) -> None:
+        self.spare = spare
         self.builder = flatbuffers.Builder(1 << 16)
         self.vectors: dict[_Vector, int] = {}
         self.tables: dict[Any, int] = {}
@@ -431,7 +438,7 @@ class _Writer:
         return bytes(self.builder.Output())
 
     def _fill_gaps(self, vectors: list[_Vector]) -> None:
-        """Write what asks for wide borders behind small vectors that take the whole gap before it.
+        """Write what asks for wide borders behind small vectors that take the gap before it, all but `spare` bytes.
 
         Where none do it is left for its table, which takes a part.
         """
@@ -449,7 +456,7 @@ class _Writer:
                 while size <= gap and small.get(size):
                     fillers.append(small[size].pop())
                     gap -= size
-            if gap:
+            if gap > self.spare:
                 for filler in reversed(fillers):
                     small[filler.room].append(filler)
                 continue

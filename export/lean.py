@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -33,13 +34,13 @@ def lean(model: Model) -> Model:
     Unused buffers and operator codes go, equal constants share a buffer, an int32 bias states no scales per channel
     (the loader restores them for runtimes whose fast kernels ask for them).
     """
-    codes = _used_codes(model)
+    model = commonest_codes_first(model)
     buffers = _Buffers()
     # what is named twice is made once, and stays one
-    graphs = {g: _lean_graph(g, model, codes, buffers) for g in dict.fromkeys(model.subgraphs)}
+    graphs = {g: _lean_graph(g, model, buffers) for g in dict.fromkeys(model.subgraphs)}
     return replace(
         model,
-        operator_codes=tuple(_lean_code(model.operator_codes[number]) for number in codes),
+        operator_codes=tuple(map(_lean_code, model.operator_codes)),
         subgraphs=tuple(graphs[graph] for graph in model.subgraphs),
         description=None,
         buffers=tuple(buffers.kept),
@@ -65,10 +66,22 @@ class _Buffers:
         return self.numbers[buffer.data]
 
 
-def _used_codes(model: Model) -> dict[int, int]:
-    """New number of every operator code in use."""
-    used = sorted({op.opcode_index for graph in model.subgraphs for op in graph.operators})
-    return {old: new for new, old in enumerate(used)}
+def commonest_codes_first(model: Model) -> Model:
+    """The model with the operator codes in use alone, in the order of their use: naming number 0 takes no bytes."""
+    uses = Counter(op.opcode_index for graph in model.subgraphs for op in graph.operators)
+    numbers = {old: new for new, old in enumerate(sorted(uses, key=lambda n: (-uses[n], n)))}
+
+    def renumbered(graph: SubGraph) -> SubGraph:
+        # what is named twice is made once, and stays one
+        new = {op: replace(op, opcode_index=numbers[op.opcode_index]) for op in graph.operators}
+        return replace(graph, operators=tuple(new[op] for op in graph.operators))
+
+    graphs = {graph: renumbered(graph) for graph in dict.fromkeys(model.subgraphs)}
+    return replace(
+        model,
+        operator_codes=tuple(model.operator_codes[number] for number in numbers),
+        subgraphs=tuple(graphs[graph] for graph in model.subgraphs),
+    )
 
 
 def _lean_code(code: OperatorCode) -> OperatorCode:
@@ -76,16 +89,11 @@ def _lean_code(code: OperatorCode) -> OperatorCode:
     return replace(code, builtin_code=code.code, deprecated_builtin_code=min(code.code, 127))
 
 
-def _lean_graph(
-    graph: SubGraph, model: Model, codes: dict[int, int], buffers: _Buffers
-) -> SubGraph:
+def _lean_graph(graph: SubGraph, model: Model, buffers: _Buffers) -> SubGraph:
     biases = {n for op in graph.operators if (n := bias_of(op, model)) is not None}
     named = [(tensor, number in biases) for number, tensor in enumerate(graph.tensors)]
     tensors = {key: _lean_tensor(key[0], model, buffers, key[1]) for key in dict.fromkeys(named)}
-    operators = {
-        op: replace(op, opcode_index=codes[op.opcode_index], debug_metadata_index=-1)
-        for op in dict.fromkeys(graph.operators)
-    }
+    operators = {op: replace(op, debug_metadata_index=-1) for op in dict.fromkeys(graph.operators)}
     return replace(
         graph,
         tensors=tuple(tensors[key] for key in named),

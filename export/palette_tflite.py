@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..cluster.palette import index_width
 from .gains import channel_rows
+from .lean import commonest_codes_first
 from .loader import DECODE_NAME, MAX_BITS, MAX_STRIDE, ONE_TABLE, LutRecord, pack_codes
 from .tflite_schema import (
     Buffer,
@@ -338,14 +339,13 @@ def insert_decodes(model: Model, encodings: list[Encoding]) -> Model:
         deprecated_builtin_code=Op.CUSTOM, builtin_code=Op.CUSTOM, custom_code=DECODE_NAME
     )
     encoded = replace(graph, tensors=tuple(tensors), operators=_with_decodes(graph, decodes))
-    return _without_unused_buffers(
-        replace(
-            model,
-            operator_codes=(*model.operator_codes, code),
-            subgraphs=(encoded, *model.subgraphs[1:]),
-            buffers=tuple(buffers),
-        )
+    made = replace(
+        model,
+        operator_codes=(*model.operator_codes, code),
+        subgraphs=(encoded, *model.subgraphs[1:]),
+        buffers=tuple(buffers),
     )
+    return _without_unused_buffers(commonest_codes_first(made))
 
 
 def _with_decodes(graph: SubGraph, decodes: dict[int, Operator]) -> tuple[Operator, ...]:

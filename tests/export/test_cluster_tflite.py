@@ -129,7 +129,7 @@ def test_every_decode_adds_at_most_145_bytes_to_its_packed_indices(
     assert len(file.data) <= most(write_model(dense), file.tensors)
 
 
-@pytest.mark.parametrize(("name", "bytes_"), [("ic", 47_392), ("kws", 20_736)])
+@pytest.mark.parametrize(("name", "bytes_"), [("ic", 47_280), ("kws", 20_640)])
 def test_mlperf_tinys_files_shrink_and_run(
     shared: Path, tmp_path: Path, name: str, bytes_: int
 ) -> None:

@@ -61,6 +61,8 @@ def test_buffers_and_operator_codes_are_in_use_and_written_once(
     assert len(contents) == len(set(contents))
     codes = {op.opcodeIndex for op in graph.operators}
     assert codes == set(range(len(model.operatorCodes)))
+    uses = [sum(op.opcodeIndex == number for op in graph.operators) for number in sorted(codes)]
+    assert uses == sorted(uses, reverse=True)
     for code in model.operatorCodes:
         assert min(code.builtinCode, 127) == code.deprecatedBuiltinCode
 
