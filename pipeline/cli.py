@@ -528,11 +528,14 @@ def firmware(
         "arena_bytes": made.firmware.arena,
         "constant_bytes": {share.value: size for share, size in made.firmware.flash.items()},
         "operators": list(made.firmware.operators),
+        "remarks": list(made.firmware.remarks),
     }
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
     click.echo(f"{made.folder}: {said_of(made.firmware)}")
+    for remark in made.firmware.remarks:
+        click.echo(f"  {remark}")
 
 
 @main.command()

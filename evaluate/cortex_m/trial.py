@@ -27,7 +27,10 @@ MOST_MACS = 50_000_000
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """raw: (samples, …) outputs as the file's type; outputs: the same as real numbers. cycles: of one inference, None without a model of them."""
+    """raw: (samples, …) outputs as the file's type; outputs: the same as real numbers. cycles: of one inference, None without a model of them.
+
+    remarks: what the firmware stores otherwise than the file.
+    """
 
     raw: NDArray[Any]
     outputs: NDArray[np.float32]
@@ -38,6 +41,7 @@ class Trial:
     ram: RamSplit
     device: Device | None
     versions: str
+    remarks: tuple[str, ...] = ()
 
     @property
     def latency_ms(self) -> float | None:
@@ -63,7 +67,7 @@ class Trial:
             parts.append(f"cycles are modelled up to {MOST_MACS:,} MACs")
         if self.device is not None:
             parts.append(f"{self.device.title}, {self.device.clock_hz / 1e6:g} MHz: {self.verdict()}")  # fmt: skip
-        return "; ".join(parts)
+        return "; ".join([*parts, *self.remarks])
 
     def verdict(self) -> str:
         """Whether it fits the device, and what is missing."""
@@ -113,6 +117,7 @@ def try_firmware(path: Path, place: str, inputs: NDArray[np.float32]) -> Trial:
         ram_split(firmware, found, device),
         device,
         versions(),
+        firmware.remarks,
     )
 
 

@@ -36,12 +36,13 @@ class Share(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Array:
-    """A constant array of C."""
+    """A constant array of C. aligned: to four bytes whatever its type; the kernel's header has EP_ALIGNED."""
 
     name: str
     values: NDArray[Any]
     comment: str
     share: Share
+    aligned: bool = False
 
     @property
     def type(self) -> str:

@@ -30,8 +30,10 @@ SOURCES = ("ep_weights.c", "ep_weights.h")
 ELEMENT_TYPES = {TensorType.FLOAT32: "float", TensorType.INT32: "int32_t"}
 
 
-def emit(graph: Graph, calls: Sequence[Call], arena: Arena, name: str, provenance: str) -> dict[str, str]:  # fmt: skip
-    """Text by file name."""
+def emit(
+    graph: Graph, calls: Sequence[Call], arena: Arena, name: str, provenance: str, remarks: Sequence[str] = ()
+) -> dict[str, str]:  # fmt: skip
+    """Text by file name. remarks: what is not as it was in the file, and why."""
     kernels = sorted({call.kernel for call in calls if call.kernel is not None})
     shares = flash_bytes(calls)
     kernel_files = dict(_kernel_files(kernels))
@@ -40,6 +42,7 @@ def emit(graph: Graph, calls: Sequence[Call], arena: Arena, name: str, provenanc
         "upper": name.upper(),
         "title": "A neural network as C, written by edgepalette.",
         "provenance": provenance,
+        "remarks": remarks,
         "arena": arena.size,
         "sizes": ", ".join(f"{share.value} {size} B" for share, size in shares.items()),
         "flash": [{"name": share.value, "bytes": size} for share, size in shares.items()],
@@ -163,8 +166,9 @@ def _constant(constant: Array | Struct) -> str:
         fields = "".join(f"    .{key} = {text},\n" for key, text in constant.fields)
         return f"static const {constant.type} {constant.name} = {{\n{fields}}};\n"
     comment = f"/* {_comment(constant.comment)} */\n" if constant.comment else ""
+    place = " EP_ALIGNED" if constant.aligned else ""
     return (
-        f"{comment}static const {constant.type} {constant.name}[{constant.values.size}] = {{\n"
+        f"{comment}static const {constant.type} {constant.name}[{constant.values.size}]{place} = {{\n"
         f"{_lines(constant)}}};\n"
     )
 

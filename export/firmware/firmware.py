@@ -12,6 +12,7 @@ from .emit import emit, flash_bytes
 from .graph import Graph, Node, read_graph
 from .lower import LOWERINGS
 from .plan import Arena, kept_taken, live_bytes, plan_arena
+from .small_layers import unpack_small_layers
 
 # scratch beyond this is used only where the arena has room at that time anyway
 DEFAULT_SCRATCH = 8192
@@ -24,7 +25,7 @@ WORTH_A_TRY = 32
 class Firmware:
     """name: of the function and its files. files: text by name. flash: bytes of constants by use, code apart. arena: bytes of RAM, scratch included.
 
-    scratch: the most an operator uses of it. tensors: bytes the arena would have without.
+    scratch: the most an operator uses of it. tensors: bytes the arena would have without. remarks: what is not as it is in the file, and why.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Firmware:
     scratch: int
     operators: tuple[str, ...]
     tensors: int
+    remarks: tuple[str, ...] = ()
 
 
 def generate_firmware(
@@ -46,7 +48,8 @@ def generate_firmware(
     in_place: whether outputs may take their inputs' memory; the kernels' slow forms (EP_REFERENCE) cannot.
     Raises FormatError for a damaged file, ExportError for a model firmware does not run or too small a scratch.
     """
-    graph = read_graph(data)
+    graph, unpacked = unpack_small_layers(read_graph(data))
+    remarks = tuple(one.reason for one in unpacked)
     calls, arena = _planned(graph, scratch, in_place)
     digest = hashlib.sha256(data).hexdigest()
     asked = "" if scratch is None else f" --scratch {scratch}"
@@ -56,12 +59,13 @@ def generate_firmware(
     return Firmware(
         name,
         graph,
-        emit(graph, calls, arena, name, provenance),
+        emit(graph, calls, arena, name, provenance, remarks),
         flash_bytes(calls),
         arena.size,
         max((call.scratch for call in calls), default=0),
         tuple(call.node.op for call in calls),
         min(arena.size, plan_arena(graph, [replace(call, scratch=0) for call in calls]).size),
+        remarks,
     )
 
 

@@ -116,7 +116,13 @@ def lay_out(
     ordered = np.ascontiguousarray(order(encoded.codes)).reshape(-1)
     comment = f"{weights.dimensions} {weights.label}".rstrip()
     if encoded.table is None:
-        plain = Array(f"{name}_weights", ordered.view(np.uint8), f"{comment}, int8", Share.WEIGHTS)
+        plain = Array(
+            f"{name}_weights",
+            ordered.view(np.uint8),
+            f"{comment}, int8",
+            Share.WEIGHTS,
+            aligned=True,
+        )
         fields = {"data": plain.name, "tables": "0", "bits": DENSE_BITS, "stride": 0}
         return Weights((plain,), {"weights": _braces(fields)}, DENSE_BITS, 0, np.zeros(1, np.int64))
     packed = np.frombuffer(pack_codes(ordered.astype(np.uint8), encoded.bits), np.uint8)

@@ -145,11 +145,17 @@ EP_APART static void dot_quarters(const uint8_t *data, const int8_t *tables, int
     sums[0] = s0, sums[1] = s1;
 }
 
+/* of eight bytes of int8 weights the first four are the one output's */
+static inline uint8x16_t places_of_fours(void)
+{
+    const uint8x16_t places = {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27};
+    return places;
+}
+
 /* int8 weights of two outputs, 16 of each at a time */
 EP_APART static void dot_dense(const uint8_t *data, const int8_t *x, int32_t inputs, int32_t sums[2])
 {
-    /* of eight bytes the first four are the one output's */
-    const uint8x16_t even = {0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27}, odd = vaddq_n_u8(even, 4);
+    const uint8x16_t even = places_of_fours(), odd = vaddq_n_u8(even, 4);
     const int8_t *w = (const int8_t *)data;
     int32_t s0 = sums[0], s1 = sums[1];
     for (uint32_t n = (uint32_t)inputs / 16; n != 0; --n, w += 32, x += 16) {
@@ -164,6 +170,36 @@ EP_APART static void dot_dense(const uint8_t *data, const int8_t *x, int32_t inp
         s1 = vmladavaq_s8(s1, vldrbq_gather_offset_z_s8(w, odd, there), values);
     }
     sums[0] = s0, sums[1] = s1;
+}
+
+/* The same for outputs in fours. Gives how many there were. */
+EP_APART static int32_t multiply_dense_fours(const ep_dense *layer, const int8_t *inputs, int32_t groups, int8_t *output)
+{
+    const uint8x16_t even = places_of_fours(), odd = vaddq_n_u8(even, 4);
+    const int32_t fours = layer->outputs & -4;
+    const int8_t *data = (const int8_t *)layer->weights.data;
+    for (int32_t c = 0; c < fours; c += 4, data += 16 * groups) {
+        const int8_t *x = inputs, *w = data, *next = data + 8 * groups;
+        int32_t s0 = layer->bias[c], s1 = layer->bias[c + 1], s2 = layer->bias[c + 2], s3 = layer->bias[c + 3];
+        for (uint32_t n = (uint32_t)layer->inputs / 16; n != 0; --n, w += 32, next += 32, x += 16) {
+            const int8x16_t values = vldrbq_s8(x);
+            s0 = vmladavaq_s8(s0, vldrbq_gather_offset_s8(w, even), values);
+            s1 = vmladavaq_s8(s1, vldrbq_gather_offset_s8(w, odd), values);
+            s2 = vmladavaq_s8(s2, vldrbq_gather_offset_s8(next, even), values);
+            s3 = vmladavaq_s8(s3, vldrbq_gather_offset_s8(next, odd), values);
+        }
+        if (layer->inputs % 16) {
+            const mve_pred16_t there = vctp8q((uint32_t)layer->inputs % 16);
+            const int8x16_t values = vldrbq_s8(x);
+            s0 = vmladavaq_s8(s0, vldrbq_gather_offset_z_s8(w, even, there), values);
+            s1 = vmladavaq_s8(s1, vldrbq_gather_offset_z_s8(w, odd, there), values);
+            s2 = vmladavaq_s8(s2, vldrbq_gather_offset_z_s8(next, even, there), values);
+            s3 = vmladavaq_s8(s3, vldrbq_gather_offset_z_s8(next, odd, there), values);
+        }
+        const int32x4_t sums = vsetq_lane_s32(s3, vsetq_lane_s32(s2, vsetq_lane_s32(s1, vdupq_n_s32(s0), 1), 2), 3);
+        finish_four(layer, c, vctp32q(4), sums, output);
+    }
+    return fours;
 }
 
 /* indices of any width of two outputs, four of each at a time */
@@ -193,8 +229,11 @@ void ep_fully_connected(const ep_dense *layer, const int8_t *input, int8_t *outp
         const int8_t *tables = weights->tables;
         memcpy(x, input, (size_t)inputs);
         int32_t c = 0;
-        if (bits == 4 && !weights->stride && outputs >= 4)
-            c = multiply_fours(layer, x, groups, output), data += c / 2 * groups * bits;
+        if (bits == 4 && !weights->stride)
+            c = multiply_fours(layer, x, groups, output);
+        else if (bits == 8)
+            c = multiply_dense_fours(layer, x, groups, output);
+        data += c / 2 * groups * bits;
         for (; c < outputs; c += 4) {
             const mve_pred16_t there = vctp32q((uint32_t)(outputs - c));
             int32_t sums[4];
@@ -232,6 +271,126 @@ static inline uint32_t odd_bytes(uint32_t word)
     uint32_t pair;
     __asm__("sxtb16 %0, %1, ror #8" : "=r"(pair) : "r"(word));
     return pair;
+}
+
+#if defined(__OPTIMIZE__) && defined(__ARM_FEATURE_UNALIGNED) && !defined(EP_NO_ASM)
+
+#define EP_INPUTS "ldr %[a], [%[x]], #4\nsxtb16 %[b], %[a], ror #8\nsxtb16 %[a], %[a]\n"
+#define EP_WEIGHTS(w, sum)                        \
+    "sxtb16 %[t], %[" w "]\n"                     \
+    "sxtb16 %[" w "], %[" w "], ror #8\n"         \
+    "smlad %[" sum "], %[t], %[a], %[" sum "]\n"  \
+    "smlad %[" sum "], %[" w "], %[b], %[" sum "]\n"
+#define EP_OUTPUTS(data, s0, s1) "ldrd %[v], %[w], [%[" data "]], #8\n" EP_WEIGHTS("v", s0) EP_WEIGHTS("w", s1)
+/* two groups a turn; an odd number of them begins with the second */
+#define EP_TURNS(group) "cmp %[t], #0\nbne 2f\n1:\n" group "2:\n" group "cmp %[x], %[end]\nbne 1b\n"
+
+/* groups: of four inputs on any border, at least one. outputs: 2, whose weights lie at data, or 4, two of whose lie at next. */
+EP_INLINE void dot_groups(const uint8_t **data, const uint8_t **next, int outputs, const int8_t *x, int32_t groups,
+                          int32_t sums[4])
+{
+    const int8_t *const end = x + 4 * groups;
+    const uint8_t *d = *data, *e = *next;
+    int32_t s0 = sums[0], s1 = sums[1], s2 = sums[2], s3 = sums[3];
+    uint32_t a, b, v, w, t = (uint32_t)groups & 1;
+    if (outputs == 2)
+        __asm__ volatile(EP_TURNS(EP_INPUTS EP_OUTPUTS("d", "s0", "s1"))
+                         : [d] "+r"(d), [x] "+r"(x), [s0] "+r"(s0), [s1] "+r"(s1), [a] "=&r"(a), [b] "=&r"(b), [v] "=&r"(v),
+                           [w] "=&r"(w), [t] "+&r"(t)
+                         : [end] "r"(end)
+                         : "cc", "memory");
+    else
+        __asm__ volatile(EP_TURNS(EP_INPUTS EP_OUTPUTS("d", "s0", "s1") EP_OUTPUTS("e", "s2", "s3"))
+                         : [d] "+r"(d), [e] "+r"(e), [x] "+r"(x), [s0] "+r"(s0), [s1] "+r"(s1), [s2] "+r"(s2), [s3] "+r"(s3),
+                           [a] "=&r"(a), [b] "=&r"(b), [v] "=&r"(v), [w] "=&r"(w), [t] "+&r"(t)
+                         : [end] "r"(end)
+                         : "cc", "memory");
+    *data = d, *next = e;
+    sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
+}
+
+#else
+
+static inline int32_t dot_word(const uint8_t *weights, const int8_t *x, int32_t sum)
+{
+    uint32_t w, inputs;
+    memcpy(&w, weights, sizeof w);
+    memcpy(&inputs, x, sizeof inputs);
+    return ep_dot_pair(odd_bytes(w), odd_bytes(inputs), ep_dot_pair(even_bytes(w), even_bytes(inputs), sum));
+}
+
+static inline void dot_groups(const uint8_t **data, const uint8_t **next, int outputs, const int8_t *x, int32_t groups,
+                              int32_t sums[4])
+{
+    for (; groups > 0; --groups, *data += 8, x += 4) {
+        sums[0] = dot_word(*data, x, sums[0]);
+        sums[1] = dot_word(*data + 4, x, sums[1]);
+        if (outputs == 2)
+            continue;
+        sums[2] = dot_word(*next, x, sums[2]);
+        sums[3] = dot_word(*next + 4, x, sums[3]);
+        *next += 8;
+    }
+}
+
+#endif
+
+/* Dense weights, on a border of 4 bytes. sums: biases of 2 or 4 outputs, to which products are added. Inputs are widened each
+   time: most layers whose weights stay int8 have few outputs. */
+EP_INLINE void dot_dense(const uint8_t *data, int outputs, const int8_t *input, int32_t inputs, int32_t sums[4])
+{
+    const uint8_t *next = data + (inputs + 3) / 4 * 8;
+    const int8_t *x = input;
+    int8_t last[4] = {0, 0, 0, 0};
+    for (int32_t groups = inputs / 4, left = inputs & 3;; groups = 1, left = 0) {
+        if (groups)
+            dot_groups(&data, &next, outputs, x, groups, sums);
+        if (!left)
+            return;
+        memcpy(last, input + (inputs & -4), (size_t)left);
+        x = last;
+    }
+}
+
+/* what ep_apply does not take, by twos */
+EP_APART static void dense_slowly(const ep_dense *layer, const int8_t *input, int8_t *output)
+{
+    const int32_t step = (layer->inputs + 3) / 4 * 8;
+    const uint8_t *data = layer->weights.data;
+    for (int32_t c = 0; c < layer->outputs; c += 2, data += step) {
+        const int32_t other = c + 1 < layer->outputs ? c + 1 : c;
+        int32_t sums[4] = {layer->bias[c], layer->bias[other], 0, 0};
+        dot_dense(data, 2, input, layer->inputs, sums);
+        output[other] = finish(layer, sums[1], other);
+        output[c] = finish(layer, sums[0], c);
+    }
+}
+
+/* outputs in fours, then in twos */
+static void dense_fast(const ep_dense *layer, const int8_t *input, int8_t *output)
+{
+    const int32_t inputs = layer->inputs, outputs = layer->outputs, step = (inputs + 3) / 4 * 8, zero = layer->output_zero;
+    const int32_t *bias = layer->bias, *multiplier = layer->multiplier;
+    const int8_t *shift = layer->shift, *const end = shift + outputs;
+    const uint8_t *data = layer->weights.data;
+    for (; end - shift >= 4; data += 2 * step, bias += 4, multiplier += 4, shift += 4, output += 4) {
+        int32_t sums[4] = {bias[0], bias[1], bias[2], bias[3]};
+        dot_dense(data, 4, input, inputs, sums);
+        output[0] = ep_apply_once(multiplier[0], shift[0], zero, sums[0]);
+        output[1] = ep_apply_once(multiplier[1], shift[1], zero, sums[1]);
+        output[2] = ep_apply_once(multiplier[2], shift[2], zero, sums[2]);
+        output[3] = ep_apply_once(multiplier[3], shift[3], zero, sums[3]);
+    }
+    while (end > shift) {
+        const int32_t other = end - shift > 1;
+        int32_t sums[4] = {bias[0], bias[other], 0, 0};
+        dot_dense(data, 2, input, inputs, sums);
+        output[other] = ep_apply_once(multiplier[other], shift[other], zero, sums[1]);
+        output[0] = ep_apply_once(multiplier[0], shift[0], zero, sums[0]);
+        if (end - shift <= 2)
+            return;
+        data += step, bias += 2, multiplier += 2, shift += 2, output += 2;
+    }
 }
 
 #endif
@@ -294,27 +453,22 @@ typedef struct {
     ep_tables tables;
 } inputs_row;
 
+#ifndef EP_DSP
+
 /* int8 weights */
 EP_APART static void dot_dense(const inputs_row *row, const uint8_t *data, int32_t sums[2])
 {
     const int16_t *x = row->x;
     int32_t s0 = sums[0], s1 = sums[1];
     for (int32_t n = row->groups; n > 0; --n, data += 8, x += 4) {
-#ifdef EP_DSP
-        const uint32_t a = ep_load_pair(x), b = ep_load_pair(x + 2);
-        uint32_t w0, w1;
-        memcpy(&w0, data, sizeof w0);
-        memcpy(&w1, data + 4, sizeof w1);
-        s0 = ep_dot_pair(odd_bytes(w0), b, ep_dot_pair(even_bytes(w0), a, s0));
-        s1 = ep_dot_pair(odd_bytes(w1), b, ep_dot_pair(even_bytes(w1), a, s1));
-#else
         const int8_t *w = (const int8_t *)data;
         s0 = ep_sum(s0, w[0] * x[0] + w[1] * x[2] + w[2] * x[1] + w[3] * x[3]);
         s1 = ep_sum(s1, w[4] * x[0] + w[5] * x[2] + w[6] * x[1] + w[7] * x[3]);
-#endif
     }
     sums[0] = s0, sums[1] = s1;
 }
+
+#endif
 
 #if defined(EP_DSP) && defined(__OPTIMIZE__) && !defined(EP_NO_ASM)
 
@@ -444,8 +598,10 @@ EP_APART static void dot_row(const inputs_row *row, const uint8_t *data, int32_t
             dot(data, 6, tables, x, groups, sums);
         else if (row->bits == 7)
             dot(data, 7, tables, x, groups, sums);
+#ifndef EP_DSP
         else
             dot_dense(row, data, sums);
+#endif
     }
 }
 
@@ -484,6 +640,13 @@ static void multiply(const ep_dense *layer, inputs_row *row, uint32_t *pairs, ui
 void ep_fully_connected(const ep_dense *layer, const int8_t *input, int8_t *output, void *scratch)
 {
     const ep_weights *weights = &layer->weights;
+#ifdef EP_DSP
+    if (weights->bits == 8) {
+        for (int32_t batch = layer->batches; batch > 0; --batch, input += layer->inputs, output += layer->outputs)
+            (layer->fast ? dense_fast : dense_slowly)(layer, input, output);
+        return;
+    }
+#endif
     const int32_t groups = (layer->inputs + 3) / 4, room = EP_TABLE_WORDS(weights->bits);
     uint32_t *pairs = scratch, *others = weights->stride ? pairs + room : pairs;
     int16_t *x = (int16_t *)(void *)(others + room);

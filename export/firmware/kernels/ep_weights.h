@@ -7,8 +7,15 @@
 
 #include <stdint.h>
 
+/* on a border of 4 bytes, where one load may read two words */
+#ifdef __GNUC__
+#define EP_ALIGNED __attribute__((aligned(4)))
+#else
+#define EP_ALIGNED
+#endif
+
 typedef struct {
-    const uint8_t *data;  /* packed indices, or the int8 values themselves if bits = 8 */
+    const uint8_t *data;  /* packed indices, or the int8 values themselves, EP_ALIGNED, if bits = 8 */
     const int8_t *tables; /* (channels or 1, 2^bits) values; unused if bits = 8 */
     uint8_t bits;         /* 1-8 */
     uint8_t stride;       /* entries from one channel's table to the next; 0: all channels share one */

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edgepalette.evaluate.cortex_m.emulator import CORES, emulate, missing
 from edgepalette.evaluate.host_c import MACHINES, SANITIZERS, build, run
 from edgepalette.evaluate.process import ask
+from edgepalette.export.firmware import small_layers
 from edgepalette.export.firmware.firmware import generate_firmware
 from edgepalette.export.flatbuffer import OpaqueTable
 from edgepalette.export.palette_tflite import insert_decodes, one_table, per_channel
@@ -603,16 +604,20 @@ def test_the_smallest_weights(core: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_fully_connected_layers_that_read_a_byte_as_a_pair(tmp_path: Path) -> None:
-    """4 bits, a shared table: outputs in fours, twos and one left over, inputs that fill turns of 8 to 64 and do not; 2 bits."""
+@pytest.mark.parametrize("bits", [4, 8])
+def test_fully_connected_layers_of_every_length(bits: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """4 bits, a shared table, where a byte is a pair, and int8: outputs in fours, twos and one left over, inputs that fill turns of 4 to 64 and do not; 2 bits."""
     absent = missing()
     if absent is not None:
         pytest.skip(absent)
+    monkeypatch.setattr(small_layers, "MOST_PRODUCTS", 0)
     b = Builder(np.random.default_rng(5))
     for inputs in (1, 6, 8, 16, 28, 32, 64, 92, 136):
         for outputs in (1, 2, 4, 7, 14):
             _dense(b, 1 + inputs % 3, inputs, outputs, NONE if outputs % 7 else _fused(b), 4)
         _dense(b, 1, inputs, 3, NONE, 2)
+    if bits == 8:
+        b.palettes.clear()
     firmware, given = generate_firmware(b.file()), examples(b, SAMPLES)
     host = on_host(b, tmp_path)
     assert differing(b, tmp_path, host) == []
