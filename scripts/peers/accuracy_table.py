@@ -113,7 +113,7 @@ def _run(job: Job) -> dict[str, Any]:
 
 
 def jobs_of(template: Job, modes: Iterable[str], row: Row, seeds: Iterable[int]) -> Iterator[Job]:
-    """The jobs of a row; the float row's are of mode `float` and do not depend on the epochs of clustering."""
+    """The jobs of a row; the float row's are of mode `float` and do not depend on how clustering is trained."""
     for seed in seeds:
         job = replace(
             template,
@@ -123,10 +123,11 @@ def jobs_of(template: Job, modes: Iterable[str], row: Row, seeds: Iterable[int])
             file=template.file.replace("{seed}", str(seed)),
         )
         if not row.clusters:
-            yield replace(job, mode="float", epochs=0)
+            yield replace(job, mode="float", epochs=0, rate=0.0)
             continue
         for mode in modes:
-            yield replace(job, mode=mode)
+            # ours goes by its recipe
+            yield replace(job, mode=mode, rate=0.0 if mode == "ours" else job.rate)
 
 
 def summaries(jobs: Iterable[Job], results: Results) -> list[dict[str, Any]]:
@@ -179,7 +180,8 @@ def _table(cells: list[dict[str, Any]], columns: list[str]) -> Iterator[str]:
     )
     for row, found in by_row.items():
         shown = {mode: found.get(mode, found.get("float")) for mode in columns}
-        tools = [[m for m in columns if MODES[m].tfmot == peer] for peer in (True, False)]
+        # the last of a tool's: of ours its defaults
+        tools = [[m for m in reversed(columns) if MODES[m].tfmot == peer] for peer in (True, False)]
         sizes = [_kilobytes(next(filter(None, map(shown.get, tool)), None)) for tool in tools]
         yield "".join([f"{row:14}", *(f"{_percent(shown[m]):24}" for m in columns), *sizes])
 
@@ -198,7 +200,7 @@ def _kilobytes(cell: dict[str, Any] | None) -> str:
 def heading(job: Job, seeds: list[int]) -> str:
     """What one task's figures are and what they were measured on."""
     recipe = job.recipe()
-    budget = f"epochs {job.epochs}, Adam from {LEARNING_RATE:g} along a cosine to 0"
+    budget = f"epochs {job.epochs}, Adam from {job.rate:g} along a cosine to 0"
     limited = f", trained on {job.limit} examples only" if job.limit else ""
     return (
         f"{job.task} on {recipe.data.source}: accuracy in %, {budget}, batches of {recipe.data.batch_size}{_augmentation(recipe)}{limited}; "
@@ -241,14 +243,14 @@ def notes(job: Job, cells: list[dict[str, Any]]) -> Iterator[str]:
     yield (
         "ours: the recipe's defaults. Additions over refreshed: centroids start by k-means to its end, it learns the float start's outputs"
         f"{' (the mean of mirrored views)' if recipe.data.flip else ''} and hidden activations (weight "
-        f"{section.hidden_weight:g}) in place of the labels, the learning rate is larger "
-        f"for fewer than 16 clusters ({LEARNING_RATE:g} · √(16/K) in the mean over all weights of kernels), "
+        f"{section.hidden_weight:g}) in place of the labels, its learning rate is {LEARNING_RATE:g} "
+        f"· √(16/K) in the mean over all weights of kernels, K no more than 16, "
         f"centroids take {section.centroid_rate:g} of the optimizer's step, damping {section.damping:g}, "
         f"trained as int8 runs: {'yes' if section.int8 else 'no'}."
     )
     yield (
-        "frozen, refreshed and ours: kernels are clustered with BatchNorm's signs, depthwise kernels get at least 16 "
-        "clusters in rows of whole models, BatchNorm is recalibrated on training inputs at the end."
+        "frozen, refreshed and ours: kernels are clustered with BatchNorm's signs, depthwise ones too (ours: by at least 16 "
+        "clusters), and BatchNorm is recalibrated on training inputs at the end."
     )
     yield (
         "All: same data, float start, order of batches, augmentation and Adam. Tools draw Dropout's "

@@ -23,7 +23,6 @@ from accuracy_job import LOSS, MODES, Job, configure_threads, last_kernels, resu
 from keras2 import keras2_copy
 
 from edgepalette.pipeline.models import load_model
-from edgepalette.pipeline.recipe import LEARNING_RATE
 from edgepalette.pipeline.training import Epoch, Schedule, predict
 
 Start = tfmot.clustering.keras.CentroidInitialization
@@ -99,7 +98,7 @@ def main(text: str) -> None:
     model = wrapped(start, job)
     if MODES[job.mode].frozen:
         freeze(model)
-    schedule = Schedule.of(recipe, job.epochs, LEARNING_RATE)
+    schedule = Schedule.of(recipe, job.epochs, job.rate)
     steps = schedule.epochs * math.ceil(len(data.x_train) / schedule.batch_size)
     rate = tf_keras.optimizers.schedules.CosineDecay(schedule.learning_rate, steps)
     model.compile(tf_keras.optimizers.Adam(rate), LOSS, metrics=["accuracy"])
