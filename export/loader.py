@@ -493,7 +493,12 @@ class _Expansion:
             data, weights, bias = (_entry(tensors, inputs[n]) for n in places)
             if self.file.scalar(bias, 1, "b") != _INT32 or self._scales(bias).size:
                 continue
-            scales = self._scales(data)[:1] * self._scales(weights)
+            with np.errstate(invalid="ignore", over="ignore"):
+                scales = self._scales(data)[:1] * self._scales(weights)
+            if not np.isfinite(scales).all():
+                raise FormatError(
+                    f"scales of tensors {inputs[places[0]]} and {inputs[places[1]]} must give finite products"
+                )
             if scales.size:
                 yield int(inputs[places[2]]), scales.astype(np.float32)
 

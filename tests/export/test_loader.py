@@ -233,6 +233,21 @@ def test_runnable_states_the_scales_of_every_bias(exported: Exported) -> None:
     assert stated == 4
 
 
+@pytest.mark.parametrize("scale", [np.inf, np.nan, 3e38])
+def test_scales_whose_products_are_no_numbers_are_refused(exported: Exported, scale: float) -> None:
+    model = read_model(exported("small", 4).palette)
+    graph = model.subgraphs[0]
+    tensors = tuple(
+        replace(tensor, quantization=replace(given, scale=np.full_like(given.scale, scale)))
+        if (given := tensor.quantization) is not None and given.scale is not None
+        else tensor
+        for tensor in graph.tensors
+    )
+    model = replace(model, subgraphs=(replace(graph, tensors=tensors),))
+    with pytest.raises(FormatError, match=r"scales of tensors \d+ and \d+ must give finite products"):
+        runnable(write_model(model))
+
+
 def test_buffers_of_the_expanded_file_lie_on_16_byte_borders(exported: Exported) -> None:
     data = runnable(exported("kernels", 4).palette)
     model = schema.Model.GetRootAs(data)
