@@ -100,6 +100,7 @@ class Job:
 
     clusters: of the whole model (one number), of its last kernels if `selective`, () for the float start.
     hold: training examples held back to be measured on, 0 for the test set. limit: of training examples, 0 for all.
+    fresh: in place of the task's test set one of other examples, the last `fresh` held back when choosing not among them.
     epochs, start_epochs: of clustering, and of training the start. rate: Adam's first, of all modes but ours.
     start: what tells this start from others. file: the start's .keras file. threads: of TensorFlow.
     """
@@ -111,6 +112,7 @@ class Job:
     seed: int
     hold: int
     limit: int
+    fresh: int
     epochs: int
     start_epochs: int
     rate: float
@@ -159,12 +161,35 @@ class Job:
         """The task's data; its test set is what is measured on, and not opened further if examples are held back."""
         from edgepalette.pipeline.data import load_dataset
 
-        return split(
-            load_dataset(self.recipe().data.source),
-            self.hold,
-            self.limit,
-            TASKS[self.task].by_label,
-        )
+        data = load_dataset(self.recipe().data.source)
+        if self.fresh:
+            data = fresh_test(data, self.fresh)
+        return split(data, self.hold, self.limit, TASKS[self.task].by_label)
+
+
+def fresh_test(data: Dataset, chosen_on: int) -> Dataset:
+    """`data` with another test set, for a task whose own has been read: as many examples of each label.
+
+    They are drawn, in the order of `split`, from the training examples but the last `chosen_on` of that order, which
+    choices were measured on. All others are trained on, those of the old test set last. labels: (N,) integers.
+    """
+    count = len(data.x_train)
+    if chosen_on >= count:
+        raise ValueError(f"fewer examples must be left out than there are, got {chosen_on} of {count}")  # fmt: skip
+    unseen = np.random.default_rng(0).permutation(count)[: count - chosen_on]
+    drawn = np.zeros(count, bool)
+    for label, needed in zip(*np.unique(data.y_test, return_counts=True), strict=True):
+        found = unseen[data.y_train[unseen] == label][:needed]
+        if len(found) < needed:
+            raise ValueError(f"label {label} must have {needed} examples no choice has seen, got {len(found)}")  # fmt: skip
+        drawn[found] = True
+    return replace(
+        data,
+        x_train=np.concatenate([data.x_train[~drawn], data.x_test]),
+        y_train=np.concatenate([data.y_train[~drawn], data.y_test]),
+        x_test=data.x_train[drawn],
+        y_test=data.y_train[drawn],
+    )
 
 
 def split(data: Dataset, hold: int, limit: int, by_label: bool) -> Dataset:

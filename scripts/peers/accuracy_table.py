@@ -217,6 +217,8 @@ def _augmentation(recipe: Recipe) -> str:
 
 
 def _measured_on(job: Job) -> str:
+    if job.fresh and not job.hold:
+        return f"a fresh test set of its size: other examples, none of the {job.fresh} choices were made on"
     if not job.hold:
         return "the test set"
     held = f"the last {job.hold} training examples"

@@ -244,7 +244,9 @@ def test_scales_whose_products_are_no_numbers_are_refused(exported: Exported, sc
         for tensor in graph.tensors
     )
     model = replace(model, subgraphs=(replace(graph, tensors=tensors),))
-    with pytest.raises(FormatError, match=r"scales of tensors \d+ and \d+ must give finite products"):
+    with pytest.raises(
+        FormatError, match=r"scales of tensors \d+ and \d+ must give finite products"
+    ):
         runnable(write_model(model))
 
 
