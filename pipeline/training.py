@@ -19,6 +19,7 @@ from ..cluster.optimizer import ClusteringOptimizer
 from ..errors import ModelError
 from .data import Dataset
 from .files import replacing
+from .memory import kept_memory
 from .progress import Progress
 from .recipe import Recipe
 from .task import Task
@@ -99,7 +100,8 @@ def train(
     clusters = isinstance(model.optimizer, ClusteringOptimizer)
     monitor = ClusteringMonitor(verbose=False) if clusters else None
     steps = math.ceil(len(targets) / schedule.batch_size)
-    with progress.bar("training", schedule.epochs * steps, len(history) * steps) as bar:
+    done = len(history) * steps
+    with kept_memory(), progress.bar("training", schedule.epochs * steps, done) as bar:
         for epoch in range(len(history), schedule.epochs):
             batches = Epoch(inputs, targets, schedule, epoch)
             result = model.fit(

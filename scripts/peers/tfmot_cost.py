@@ -1,11 +1,11 @@
-"""The peer's cost: a step of one wide Dense layer under tfmot's clustering beside the plain one; JSON on standard output.
+"""The peer's cost: a step under tfmot's clustering beside the plain one; JSON on standard output.
 
-python tfmot_cost.py WIDTH BATCH CLUSTERS PAIRS STEPS OPTIMIZER: CLUSTERS 0 for the plain layer alone, PAIRS 0 for
-memory alone.
+python tfmot_cost.py TURNS, as turns.Turns writes it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
@@ -13,28 +13,30 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 import tensorflow_model_optimization as tfmot
-import tf_keras as keras
-import turns
+import tf_keras
+from keras2 import keras2_copy
+from turns import Turns
 
-OPTIMIZERS = {"sgd": keras.optimizers.SGD, "adam": keras.optimizers.Adam}
+OPTIMIZERS = {"sgd": tf_keras.optimizers.SGD, "adam": tf_keras.optimizers.Adam}
 
 
-def main(width: int, batch: int, clusters: int, pairs: int, steps: int, optimizer: str) -> None:
+def main(text: str) -> None:
     """Run the turns."""
+    turns = Turns(**json.loads(text))
 
-    def compiled(number: int) -> keras.Model:
-        model = keras.Sequential([keras.layers.Dense(width, input_shape=(width,))])
-        if number:
+    def compiled(clusters: int) -> tf_keras.Model:
+        model = keras2_copy(turns.model(), turns.examples()[0])
+        if clusters:
             model = tfmot.clustering.keras.cluster_weights(
                 model,
-                number_of_clusters=number,
+                number_of_clusters=clusters,
                 cluster_centroids_init=tfmot.clustering.keras.CentroidInitialization.LINEAR,
             )
-        model.compile(OPTIMIZERS[optimizer](1e-3), "mse")
+        model.compile(OPTIMIZERS[turns.optimizer](1e-3), turns.loss, jit_compile=turns.jit)
         return model
 
-    turns.run(compiled, width, batch, clusters, pairs, steps)
+    turns.run(compiled)
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:-1]), sys.argv[-1])
+    main(sys.argv[1])
