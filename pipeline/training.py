@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from ..cluster.monitor import ClusteringMonitor
@@ -28,6 +29,8 @@ from .task import Task
 STEPS_WANTED = 1000
 LEAST_EPOCHS, MOST_EPOCHS = 3, 30
 PREDICT_BATCH = 256
+# batches made ahead of the step that takes them
+PREFETCHED = 2
 CALIBRATION_BATCHES = 40
 # many small batches tell what the loss feels of single weights
 SENSITIVITY_BATCHES, SENSITIVITY_BATCH = 64, 32
@@ -103,10 +106,8 @@ def train(
     done = len(history) * steps
     with kept_memory(), progress.bar("training", schedule.epochs * steps, done) as bar:
         for epoch in range(len(history), schedule.epochs):
-            batches = Epoch(inputs, targets, schedule, epoch)
             result = model.fit(
-                # Keras would shuffle batches by Python's global generator, whose state no checkpoint holds
-                batches,
+                Epoch(inputs, targets, schedule, epoch).batches(),
                 verbose=0,
                 shuffle=False,
                 callbacks=[_Advance(bar, epoch, schedule.epochs), *([monitor] if monitor else [])],
@@ -176,11 +177,13 @@ def augment(
     return images
 
 
-class Epoch(keras.utils.PyDataset):
-    """One epoch's batches: order and augmentation depend on seed, epoch and batch alone."""
+class Epoch:
+    """One epoch's batches: order and augmentation depend on seed, epoch and batch alone.
+
+    x (N, …), y (N, …): a batch is inputs as float32 and labels as they are.
+    """
 
     def __init__(self, x: NDArray[Any], y: NDArray[Any], schedule: Schedule, epoch: int) -> None:
-        super().__init__()
         self.x, self.y, self.schedule, self.epoch = x, y, schedule, epoch
         self.order = np.random.default_rng([schedule.seed, epoch]).permutation(len(x))
 
@@ -193,6 +196,20 @@ class Epoch(keras.utils.PyDataset):
         rng = np.random.default_rng([self.schedule.seed, self.epoch, batch])
         inputs = np.asarray(self.x[chosen], np.float32)
         return augment(inputs, self.schedule.flip, self.schedule.crop, rng), self.y[chosen]
+
+    def __iter__(self) -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
+        return (self[batch] for batch in range(len(self)))
+
+    def batches(self) -> tf.data.Dataset:
+        """As `fit` takes them, the next ones made while a step runs."""
+        kinds = ((self.x, tf.float32), (self.y, self.y.dtype))
+        signature = tuple(tf.TensorSpec((None, *array.shape[1:]), dtype) for array, dtype in kinds)
+        made = tf.data.Dataset.from_generator(lambda: iter(self), output_signature=signature)
+        options = tf.data.Options()
+        # its thread sleeps for up to as long as the epoch took, and the iterator's end waits for it
+        options.autotune.enabled = False
+        counted = made.apply(tf.data.experimental.assert_cardinality(len(self)))
+        return counted.prefetch(PREFETCHED).with_options(options)
 
 
 class _Advance(keras.callbacks.Callback):

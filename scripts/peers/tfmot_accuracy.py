@@ -29,19 +29,6 @@ Start = tfmot.clustering.keras.CentroidInitialization
 PROBED = 64
 
 
-class Batches(tf_keras.utils.Sequence):
-    """An epoch of ours as Keras 2 takes it: the very batches our trainings get."""
-
-    def __init__(self, epoch: Epoch) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.epoch)
-
-    def __getitem__(self, batch: int) -> Any:
-        return self.epoch[batch]
-
-
 def wrapped(model: tf_keras.Model, job: Job) -> tf_keras.Model:
     """The model under tfmot's clustering, whole or its last kernels."""
     start = Start.LINEAR if MODES[job.mode].linear else Start.KMEANS_PLUS_PLUS
@@ -104,8 +91,8 @@ def main(text: str) -> None:
     model.compile(tf_keras.optimizers.Adam(rate), LOSS, metrics=["accuracy"])
     began = time.perf_counter()
     for epoch in range(schedule.epochs):
-        batches = Epoch(data.x_train, data.y_train, schedule, epoch)
-        model.fit(Batches(batches), verbose=0, shuffle=False)
+        # the very batches our trainings get
+        model.fit(Epoch(data.x_train, data.y_train, schedule, epoch).batches(), verbose=0)
     seconds = time.perf_counter() - began
     clusters = clusters_of(model)
     plain = tfmot.clustering.keras.strip_clustering(model)

@@ -25,6 +25,7 @@ from edgepalette.pipeline.training import (
     LEAST_EPOCHS,
     MOST_EPOCHS,
     STEPS_WANTED,
+    Epoch,
     Schedule,
     adam,
     augment,
@@ -185,6 +186,27 @@ def test_another_seed_gives_another_training(data: Dataset, tmp_path: Path) -> N
     one, _ = trained(data, tmp_path / "a.npz", schedule=ONE_EPOCH)
     other, _ = trained(data, tmp_path / "b.npz", schedule=replace(ONE_EPOCH, seed=4))
     assert not np.array_equal(one.get_weights()[0], other.get_weights()[0])
+
+
+def test_an_epoch_takes_every_example_once_in_an_order_of_its_own(data: Dataset) -> None:
+    plain = replace(SCHEDULE, flip=False, crop=0)
+    numbers = np.arange(len(data.x_train))
+    orders = []
+    for number in (0, 1, 0):
+        epoch = Epoch(data.x_train, numbers, plain, number)
+        batches = [(x.numpy(), y.numpy()) for x, y in epoch.batches()]
+        assert len(batches) == len(epoch) == -(-len(numbers) // plain.batch_size)
+        order = np.concatenate([labels for _, labels in batches])
+        np.testing.assert_array_equal(np.concatenate([x for x, _ in batches]), data.x_train[order])
+        np.testing.assert_array_equal(np.sort(order), numbers)
+        orders.append(order)
+    np.testing.assert_array_equal(orders[0], orders[2])
+    assert not np.array_equal(orders[0], orders[1])
+
+
+def test_an_epoch_ends_without_waiting_for_tensorflows_tuning(data: Dataset) -> None:
+    batches = Epoch(data.x_train, data.y_train, SCHEDULE, 0).batches()
+    assert batches.options().autotune.enabled is False
 
 
 def test_augmentation_mirrors_and_shifts_within_its_bounds() -> None:
