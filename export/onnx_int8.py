@@ -195,10 +195,15 @@ def _fill(tensor: Any, values: NDArray[Any]) -> None:
 
 
 def _share_equal(graph: Any) -> None:
-    """One initializer where several hold the same: zero points of every channel above all."""
+    """One initializer where several hold the same; but no int8 one, weights' zero points.
+
+    ONNX Runtime's session.x64quantprecision, which x86 without VNNI needs, rewrites those and refuses shared ones.
+    """
     first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
     names = {}
     for tensor in graph.initializer:
+        if tensor.data_type == TensorProto.INT8:
+            continue
         key = (tensor.data_type, tuple(tensor.dims), numpy_helper.to_array(tensor).tobytes())
         names[tensor.name] = first.setdefault(key, tensor.name)
     for node in graph.node:

@@ -32,6 +32,7 @@ OPEN = """
 import json, sys
 import numpy as np, onnx, onnxruntime
 options = onnxruntime.SessionOptions()
+options.add_session_config_entry("session.x64quantprecision", "1")
 options.optimized_model_filepath, options.log_severity_level = sys.argv[1] + ".opened", 3
 session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
 x = np.load(sys.argv[2])[:3]
