@@ -159,13 +159,11 @@ class OnnxRuntime(Runtime):
         import onnxruntime
 
         onnxruntime.set_default_logger_severity(3)
-        self.version = f"onnxruntime {onnxruntime.__version__}"
-        data = path.read_bytes()
+        self._data, self._threads = path.read_bytes(), threads
         try:
-            self.session = self._opened(data, threads, exact=True)
+            self._open(exact=True)
         except Exception:  # what its library raises is no class of Python's own
-            self.session = self._opened(data, threads, exact=False)
-            self.version += " (sums of int8 products overflow on CPUs without VNNI)"
+            self._open(exact=False)
         entry = self.session.get_inputs()[0]
         self._name = entry.name
         self.entry = EndPoint(ONNX_TYPES.get(entry.type, np.float32), 0.0, 0)
@@ -173,33 +171,47 @@ class OnnxRuntime(Runtime):
         self._fed: dict[str, Any] = {}
         self._result: Any = None
 
-    @staticmethod
-    def _opened(data: bytes, threads: int, exact: bool) -> Any:
-        """A session; exact: x86 kernels that add pairs of int8 products in 16 bits are passed over.
+    def _open(self, exact: bool) -> None:
+        """Make the session; exact: x86 kernels that add pairs of int8 products in 16 bits are passed over.
 
-        ONNX Runtime then refuses files in which operators share an int8 weight or its zero point.
+        Of that ONNX Runtime is not capable for every file, and says so at once (operators share an int8 weight or its
+        zero point) or when it runs (some weights that are dequantized apart).
         """
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         # a refusal of the first try is not said
         options.log_severity_level = 4 if exact else 3
         options.add_session_config_entry("session.x64quantprecision", str(int(exact)))
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(
+            self._data, options, providers=["CPUExecutionProvider"]
+        )
+        self._exact = exact
+        said = "" if exact else " (sums of int8 products overflow on x86 without VNNI)"
+        self.version = f"onnxruntime {onnxruntime.__version__}{said}"
+
+    def _run(self, fed: dict[str, Any]) -> list[Any]:
+        try:
+            return list(self.session.run(None, fed))
+        except Exception:
+            if not self._exact:
+                raise
+            self._open(exact=False)
+            return list(self.session.run(None, fed))
 
     def run_raw(self, inputs: list[NDArray[Any]], outputs: int) -> list[NDArray[Any]]:
         """See Runtime."""
         names = [entry.name for entry in self.session.get_inputs()]
         fed = dict(zip(names, inputs, strict=True))
-        return [np.asarray(part) for part in self.session.run(None, fed)[:outputs]]
+        return [np.asarray(part) for part in self._run(fed)[:outputs]]
 
     def _feed(self, batch: NDArray[Any]) -> None:
         self._fed = {self._name: batch}
 
     def _invoke(self) -> None:
-        self._result = self.session.run(None, self._fed)[0]
+        self._result = self._run(self._fed)[0]
 
     def _fetch(self) -> NDArray[Any]:
         return np.asarray(self._result)
