@@ -109,6 +109,7 @@ def train(
             result = model.fit(
                 Epoch(inputs, targets, schedule, epoch).batches(),
                 verbose=0,
+                # the epoch has its order; Keras warns of data it is asked to shuffle and cannot
                 shuffle=False,
                 callbacks=[_Advance(bar, epoch, schedule.epochs), *([monitor] if monitor else [])],
             )

@@ -167,6 +167,11 @@ class Job:
         return split(data, self.hold, self.limit, TASKS[self.task].by_label)
 
 
+def shuffled(count: int) -> NDArray[np.int64]:
+    """The order of `count` training examples whose last are held back, the same for good."""
+    return np.random.default_rng(0).permutation(count)
+
+
 def fresh_test(data: Dataset, chosen_on: int) -> Dataset:
     """`data` with another test set, for a task whose own has been read: as many examples of each label.
 
@@ -176,7 +181,7 @@ def fresh_test(data: Dataset, chosen_on: int) -> Dataset:
     count = len(data.x_train)
     if chosen_on >= count:
         raise ValueError(f"fewer examples must be left out than there are, got {chosen_on} of {count}")  # fmt: skip
-    unseen = np.random.default_rng(0).permutation(count)[: count - chosen_on]
+    unseen = shuffled(count)[: count - chosen_on]
     drawn = np.zeros(count, bool)
     for label, needed in zip(*np.unique(data.y_test, return_counts=True), strict=True):
         found = unseen[data.y_train[unseen] == label][:needed]
@@ -201,7 +206,7 @@ def split(data: Dataset, hold: int, limit: int, by_label: bool) -> Dataset:
     count = len(data.x_train)
     if hold >= count:
         raise ValueError(f"fewer examples must be held back than there are, got {hold} of {count}")
-    order = np.random.default_rng(0).permutation(count) if by_label else np.arange(count)
+    order = shuffled(count) if by_label else np.arange(count)
     kept = np.sort(order[: min(count - hold, limit or count)])
     held = np.sort(order[count - hold :])
     train = replace(data, x_train=data.x_train[kept], y_train=data.y_train[kept])

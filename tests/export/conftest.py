@@ -27,7 +27,7 @@ from edgepalette.export.palette_tflite import TensorReport
 from edgepalette.export.tflite import TfliteFiles, export_tflite
 
 SAMPLES = 16
-# opens a file as a user does and says what it became; runs it on batches of 1 and 3
+# opens a file as README tells users to and says what it became; runs it on batches of 1 and 3
 OPEN = """
 import json, sys
 import numpy as np, onnx, onnxruntime
