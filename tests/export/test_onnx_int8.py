@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgepalette.cluster.model import cluster_weights
 from edgepalette.cluster.plan import ClusterPlan, Override
@@ -212,3 +212,26 @@ def test_resnet8_keeps_its_decisions(shared: Path, tmp_path: Path) -> None:
         for outputs in (model.predict(x, verbose=0), found.outputs)
     ]
     assert right[1] > right[0] - 0.01
+
+
+def test_a_file_whose_operators_share_a_weight_runs(run: Run) -> None:
+    """On x86 without VNNI ONNX Runtime's exact kernels refuse it; weights so small do not overflow the others."""
+    weight = np.random.default_rng(0).integers(-5, 6, (8, 8)).astype(np.int8)
+    constants = {"w": weight, "s": np.float32(0.1), "z": np.uint8(0), "wz": np.int8(0)}
+    scales = ["s", "z", "w", "s", "wz", "s", "z"]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("QLinearMatMul", ["q", *scales], ["a"]),
+        helper.make_node("QLinearMatMul", ["a", *scales], ["b"]),
+        helper.make_node("DequantizeLinear", ["b", "s", "z"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 8]) for n in "xy"]
+    given = [numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()]
+    graph = helper.make_graph(nodes, "shared", ends[:1], ends[1:], given)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8)
+    x = np.random.default_rng(1).uniform(0, 9, (1, 8)).astype(np.float32)
+    expected = np.round(x / 0.1)
+    for _ in range(2):
+        expected = np.clip(np.round(0.1 * (expected @ weight.astype(np.float64))), 0, 255)
+    found = run(model.SerializeToString(), x, "onnx").outputs
+    assert np.abs(found - expected * 0.1).max() < 0.35
