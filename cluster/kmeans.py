@@ -11,6 +11,8 @@ from .sample import Float, Sample
 LLOYD_ITERATIONS = 300
 # cuts of each kind the best intervals on a grid may end at
 GRID = 512
+# intervals compared at a time: few enough to stay in the processor's cache
+CANDIDATES = 1 << 14
 
 
 def kmeans(sample: Sample, clusters: int) -> Float:
@@ -116,24 +118,22 @@ def _row(sample: Sample, cuts: NDArray[np.intp], best: Float) -> tuple[Float, ND
     count = len(cuts)
     least = np.zeros(count)
     choice = np.zeros(count, np.intp)
-    step = 1 << count.bit_length()
-    solved = np.zeros(0, np.intp)  # cuts of the coarser levels, ascending
+    step = 1 << (count.bit_length() - 1)
     while step:
-        # the odd multiples of this step, each between two solved neighbours that bound its choice
+        # between each two solved cuts the one in the middle, whose choice lies between theirs
         places = np.arange(step - 1, count, 2 * step)
-        right = np.searchsorted(solved, places)
-        low = np.where(right > 0, choice[solved[right - 1]] if len(solved) else 0, 0)
-        bounded = right < len(solved)
-        high = places.copy()
-        if len(solved):
-            high[bounded] = np.minimum(choice[solved[right[bounded]]], places[bounded])
-        least[places], choice[places] = _ragged_least(sample, cuts, best, places, low, high)
-        solved = np.sort(np.concatenate([solved, places]))
+        solved = choice[2 * step - 1 :: 2 * step]
+        low = np.insert(solved, 0, 0)[: len(places)]
+        high = np.minimum(np.append(solved, count)[: len(places)], places)
+        shares = np.flatnonzero(np.diff(np.cumsum(high - low + 1) // CANDIDATES)) + 1
+        for part in np.split(np.arange(len(places)), shares):
+            ends = places[part]
+            least[ends], choice[ends] = _least(sample, cuts, best, ends, low[part], high[part])
         step //= 2
     return least, choice
 
 
-def _ragged_least(
+def _least(
     sample: Sample,
     cuts: NDArray[np.intp],
     best: Float,
@@ -142,17 +142,15 @@ def _ragged_least(
     high: NDArray[np.intp],
 ) -> tuple[Float, NDArray[np.intp]]:
     """For each place the least of best[i] + error of [cut i, cut place) over low ≤ i ≤ high, and its first i."""
-    if not len(places):
-        return np.zeros(0), np.zeros(0, np.intp)
     lengths = high - low + 1
-    firsts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    firsts = np.cumsum(lengths) - lengths
     owner = np.repeat(np.arange(len(places)), lengths)
-    starts = np.arange(len(owner)) - np.repeat(firsts - low, lengths)
-    errors = best[starts] + sample.errors(cuts[starts], cuts[places[owner]])
+    starts = np.arange(len(owner)) - (firsts - low)[owner]
+    errors = best[starts] + sample.errors(cuts[starts], cuts[places][owner])
     least = np.minimum.reduceat(errors, firsts)
     hits = np.flatnonzero(errors == least[owner])
-    _, first_hits = np.unique(owner[hits], return_index=True)
-    return least, starts[hits[first_hits]]
+    first_hits = hits[np.diff(owner[hits], prepend=-1) > 0]
+    return least, starts[first_hits]
 
 
 def _refill(sample: Sample, centroids: Float, missing: int) -> Float:
