@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ExportError
+from .averages import averages_as_means
 from .clustered import ClusteredWeight
 from .convert import batch_one, convert_float, convert_int8
 from .lean import lean
@@ -24,7 +26,7 @@ class TfliteFiles:
     """The files of one model.
 
     stock: what TensorFlow's converter writes. dense: lean, with the palettes' values. palette: the same in DECODE form.
-    requantized, fallbacks, tensors: what became of each weight.
+    requantized, fallbacks, tensors: what became of each weight. means: layers whose averages became MEAN.
     """
 
     stock: bytes
@@ -33,6 +35,7 @@ class TfliteFiles:
     requantized: tuple[Requantized, ...]
     fallbacks: tuple[Fallback, ...]
     tensors: tuple[TensorReport, ...]
+    means: tuple[str, ...]
 
 
 def export_tflite(
@@ -41,22 +44,31 @@ def export_tflite(
     samples: NDArray[np.float32],
     tables: Tables = Tables.SHARED,
     float_file: bytes | None = None,
+    means: bool = True,
 ) -> TfliteFiles:
     """Convert, keep the palettes, write lean.
 
     model: a Keras model. weights: its clustered weights. samples: (N, …) inputs like those it will see.
-    float_file: what `convert_float` gives for the model, if it is at hand.
+    float_file: what `convert_float` gives for the model, if it is at hand. means: averages of whole maps become MEAN.
     Raises ExportError for a model that has no int8 TFLite form.
     """
     fixed = batch_one(model)
-    stock = convert_int8(fixed, samples)
+    with ExitStack() as tracing:
+        averaged = tracing.enter_context(averages_as_means(fixed)) if means else []
+        stock = convert_int8(fixed, samples)
     floats = read_model(float_file or convert_float(fixed))
     work = requantize(read_model(stock), floats, weights)
     dense = lean(work.model)
     file = palettize(dense, tables)
     _check_expansion(file, dense)
     return TfliteFiles(
-        stock, write_model(dense), file.data, work.done, work.fallbacks, file.tensors
+        stock=stock,
+        dense=write_model(dense),
+        palette=file.data,
+        requantized=work.done,
+        fallbacks=work.fallbacks,
+        tensors=file.tensors,
+        means=tuple(averaged),
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..export import loader
+from ..export.averages import MEAN_REASON
 from ..export.clustered import clustered_weights
 from ..export.convert import batch_one, convert_float
 from ..export.firmware.firmware import generate_firmware
@@ -47,7 +48,14 @@ def run_export(session: Session, clusters: int) -> None:
     if tflite:
         from ..export.tflite import export_tflite
 
-        files = export_tflite(model, weights, samples, Tables(recipe.export.tables), float_file)
+        files = export_tflite(
+            model,
+            weights,
+            samples,
+            Tables(recipe.export.tables),
+            float_file,
+            means=recipe.export.averages == "mean",
+        )
         # refused before anything is written
         firmware = generate_firmware(files.palette) if layout.C in recipe.export.formats else None
         proof = _proof(session, "tflite", files.palette, files.dense)
@@ -66,8 +74,11 @@ def run_export(session: Session, clusters: int) -> None:
             "requantized": [asdict(entry) for entry in files.requantized],
             "fallbacks": [asdict(entry) for entry in files.fallbacks],
             "tensors": [asdict(entry) for entry in files.tensors],
+            "means": list(files.means),
         }
         _say_sizes(session, "tflite", report["tflite"])
+        for name in files.means:
+            session.progress.detail(f"  tflite: {name} is computed as MEAN: {MEAN_REASON}")
         for fallback in files.fallbacks:
             session.progress.say(
                 f"  left as the converter wrote it: {fallback.name}: {fallback.reason}"

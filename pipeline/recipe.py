@@ -85,6 +85,7 @@ class ClusterSection(_Section):
 
 class ExportSection(_Section):
     """`tables`: shared, or per-channel for runtimes that do not read shared ones. calibration: training examples.
+    averages: of whole maps, as MEAN, whose int8 result is finer, or as AVERAGE_POOL_2D like TensorFlow's converter.
 
     formats: c, the firmware of the palette .tflite, brings tflite with it.
     """
@@ -97,6 +98,7 @@ class ExportSection(_Section):
         ),
     ] = ("tflite", "onnx")
     tables: Literal["shared", "per-channel"] = "shared"
+    averages: Literal["mean", "pool"] = "mean"
     calibration: Positive = 200
 
     @property

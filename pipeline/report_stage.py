@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluate.measurement import Measurement
+from ..export.averages import MEAN_REASON
 from . import layout
 from .bytes_picture import bytes_svg
 from .codebook import strip
@@ -63,6 +64,7 @@ def render(**context: Any) -> str:
         firmware_svgs=firmware_svgs,
         strip=strip,
         bytes_svg=bytes_svg,
+        mean_reason=MEAN_REASON,
     )
 
 

@@ -30,6 +30,7 @@ MOST_BYTES = 50_000
 MOST_ONNX = 0.20
 LEAST_IN_USE = 0.9
 MOST_ENCODED = 39_500
+MEAN_ENCODED = 1_000
 
 pytestmark = pytest.mark.slow
 
@@ -57,6 +58,13 @@ def model(shared: Path) -> Any:
 @pytest.fixture(scope="module")
 def files(model: Any, images: NDArray[np.float32]) -> TfliteFiles:
     return export_tflite(model, clustered_weights(model, model_gains(model)), images[IMAGES:])
+
+
+@pytest.fixture(scope="module")
+def pooled(model: Any, images: NDArray[np.float32]) -> TfliteFiles:
+    """With its average as the converter writes it."""
+    weights = clustered_weights(model, model_gains(model))
+    return export_tflite(model, weights, images[IMAGES:], means=False)
 
 
 def int8_weights(file: bytes) -> list[NDArray[np.int8]]:
@@ -139,20 +147,23 @@ def test_the_expanded_file_gives_the_dense_files_bits(
 
 
 def test_the_npu_reads_half_the_bytes_with_a_palette_and_more_of_the_stock_converters_file(
-    files: TfliteFiles, tmp_path: Path, shared: Path
+    files: TfliteFiles, pooled: TfliteFiles, tmp_path: Path, shared: Path
 ) -> None:
     unclustered = (shared / "models" / "mlperf_tiny_ic_int8.tflite").read_bytes()
     encoded = []
-    for file in (files.palette, files.stock, unclustered):
+    for file in (pooled.palette, pooled.stock, unclustered, files.palette):
         path = tmp_path / "model.tflite"
         path.write_bytes(file)
         found = estimate(path, "ethos-u55-128")
         assert found.cpu_operators == ()
         encoded.append(found.encoded_weights or 0)
-    palette, stock, dense = encoded
+    palette, stock, dense, with_mean = encoded
     assert 0 < palette <= MOST_ENCODED
     assert palette < 0.85 * stock
     assert palette < 0.55 * dense
+    assert (files.means, pooled.means) == (("average_pooling2d",), ())
+    # Vela makes a depthwise convolution of a MEAN
+    assert with_mean < palette + MEAN_ENCODED
 
 
 def test_the_palette_onnx_is_a_fifth_of_the_dense_one_and_computes_what_keras_does(

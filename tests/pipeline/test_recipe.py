@@ -91,6 +91,7 @@ def test_a_recipe_survives_its_json() -> None:
         ({"export": {"formats": ["coreml"]}}, "'onnx', 'onnx-int8' or 'c', got 'coreml'"),
         ({"export": {"formats": []}}, r"export\.formats: .*at least 1 item"),
         ({"export": {"tables": "none"}}, r"export\.tables: .*got 'none'"),
+        ({"export": {"averages": "median"}}, r"export\.averages: .*got 'median'"),
         ({"evaluate": {"threads": 0}}, r"evaluate\.threads: .*got 0"),
         ({"seed": -1}, "seed: .*got -1"),
     ],

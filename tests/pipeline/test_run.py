@@ -338,6 +338,7 @@ def test_a_dry_run_of_a_new_run_tells_all_stages_and_makes_nothing(
         # negative gains are those of the .tflite: without it, other signs are clustered
         (("--formats", "onnx"), ALL[1:]),
         (("--tables", "per-channel"), ["export-16", "evaluate-16", "export-4", "evaluate-4", "report"]),
+        (("--averages", "pool"), ["export-16", "evaluate-16", "export-4", "evaluate-4", "report"]),
         (("--threads", 2), ["evaluate-16", "evaluate-4", "report"]),
         (("--targets", "tflm"), ["evaluate-16", "evaluate-4", "report"]),
         (("--clusters", "4,8"), ["cluster-8", "export-8", "evaluate-8", "report"]),

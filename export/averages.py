@@ -1,0 +1,55 @@
+"""Averages over whole maps as MEAN, whose int8 result has a scale of its own.
+
+TFLite's int8 AVERAGE_POOL_2D gives its averages in steps of its input's values. An average of a whole map is many times
+smaller than the largest value: rounded so, it was by far the largest error of a ResNet8 trained as int8 runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+MEAN_REASON = "an average of the whole map, whose int8 result needs a scale of its own"
+
+
+@contextmanager
+def averages_as_means(model: Any) -> Iterator[list[str]]:
+    """Meanwhile AveragePooling layers over their whole input are traced as means; fills the list with their names.
+
+    Whether a layer covers its whole input is seen call by call. `channels_first` and padded ones stay as they are.
+    """
+    import keras
+
+    kinds = (keras.layers.AveragePooling1D, keras.layers.AveragePooling2D)
+    found: list[str] = []
+    with ExitStack() as restored:
+        for layer in model._flatten_layers():
+            # not a subclass, whose call is its own
+            if type(layer) not in kinds or layer.data_format != "channels_last":
+                continue
+            if layer.padding == "valid":
+                restored.enter_context(_as_mean(layer, found))
+        yield found
+
+
+@contextmanager
+def _as_mean(layer: Any, found: list[str]) -> Iterator[None]:
+    import tensorflow as tf
+
+    plain = layer.call
+
+    def call(inputs: Any) -> Any:
+        size = tuple(inputs.shape[1:-1])
+        if size != tuple(layer.pool_size):
+            return plain(inputs)
+        if layer.name not in found:
+            found.append(layer.name)
+        return tf.reduce_mean(inputs, axis=list(range(1, len(size) + 1)), keepdims=True)
+
+    # past Keras' tracking of attributes
+    object.__setattr__(layer, "call", call)
+    try:
+        yield
+    finally:
+        object.__delattr__(layer, "call")
