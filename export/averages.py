@@ -1,7 +1,8 @@
-"""Averages over whole maps as MEAN, whose int8 result has a scale of its own.
+"""Averages of whole maps by operators whose int8 result has a scale of its own: MEAN, ONNX's GlobalAveragePool.
 
-TFLite's int8 AVERAGE_POOL_2D gives its averages in steps of its input's values. An average of a whole map is many times
-smaller than the largest value: rounded so, it was by far the largest error of a ResNet8 trained as int8 runs.
+TFLite's int8 AVERAGE_POOL_2D and ONNX Runtime's AveragePool give averages in steps of their input's values. An average
+of a whole map is many times smaller than the largest value: rounded so, it was by far the largest error of a ResNet8
+trained as int8 runs.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-MEAN_REASON = "an average of the whole map, whose int8 result needs a scale of its own"
+MEAN_REASON = "computed as a mean of the whole map, whose int8 result has a scale of its own"
 
 
 @contextmanager
-def averages_as_means(model: Any) -> Iterator[list[str]]:
-    """Meanwhile AveragePooling layers over their whole input are traced as means; fills the list with their names.
+def averages_as_means(model: Any, wanted: bool = True) -> Iterator[list[str]]:
+    """Meanwhile AveragePooling layers over their whole input are traced as means, if `wanted`; their names get into the list.
 
     Whether a layer covers its whole input is seen call by call. `channels_first` and padded ones stay as they are.
     """
@@ -24,7 +25,7 @@ def averages_as_means(model: Any) -> Iterator[list[str]]:
     kinds = (keras.layers.AveragePooling1D, keras.layers.AveragePooling2D)
     found: list[str] = []
     with ExitStack() as restored:
-        for layer in model._flatten_layers():
+        for layer in model._flatten_layers() if wanted else ():
             # not a subclass, whose call is its own
             if type(layer) not in kinds or layer.data_format != "channels_last":
                 continue

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from ..errors import ExportError
+from .averages import averages_as_means
 from .clustered import ClusteredWeight
 from .crash import crash_name
 from .gains import GainMatch, match_gains
@@ -43,11 +45,15 @@ QUANTIZED = "_quantized"
 
 
 def export_onnx_int8(
-    model: Any, weights: Sequence[ClusteredWeight], samples: NDArray[np.float32]
+    model: Any,
+    weights: Sequence[ClusteredWeight],
+    samples: NDArray[np.float32],
+    means: bool = True,
 ) -> OnnxFiles:
     """A Keras model as int8 QDQ .onnx, dense and with palettes; inputs and outputs stay float, the batch free.
 
-    weights: its clustered weights. samples: (N, …) inputs like those it will see.
+    weights: its clustered weights. samples: (N, …) inputs like those it will see. means: averages of whole maps become
+    GlobalAveragePool.
     Raises ExportError for a model of several inputs, or one tf2onnx or ONNX Runtime's quantizer refuses.
     """
     if len(model.inputs) != 1:
@@ -55,12 +61,14 @@ def export_onnx_int8(
             f"a model must have one input to be ranged for int8, got {len(model.inputs)}; leave onnx-int8 out of the "
             "formats to go on without"
         )
-    fused, int8 = _quantized(convert_onnx(model), samples)
+    with averages_as_means(model, means) as averaged:
+        floats = convert_onnx(model)
+    fused, int8 = _quantized(floats, samples)
     names = _Weights(int8.graph, fused.graph, weights).keep_palettes()
     _share_equal(int8.graph)
     files = palettize_onnx(canonical(int8, names))
     check_written(files.palette)
-    return files
+    return replace(files, means=tuple(averaged))
 
 
 def _quantized(

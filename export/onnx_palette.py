@@ -63,11 +63,12 @@ class InitializerReport:
 
 @dataclass(frozen=True, eq=False)
 class OnnxFiles:
-    """The same model dense and with palettes, and what each weight became."""
+    """The same model dense and with palettes, and what each weight became. means: see `averages`."""
 
     dense: bytes
     palette: bytes
     initializers: tuple[InitializerReport, ...]
+    means: tuple[str, ...] = ()
 
     @classmethod
     def of(

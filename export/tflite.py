@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +25,7 @@ class TfliteFiles:
     """The files of one model.
 
     stock: what TensorFlow's converter writes. dense: lean, with the palettes' values. palette: the same in DECODE form.
-    requantized, fallbacks, tensors: what became of each weight. means: layers whose averages became MEAN.
+    requantized, fallbacks, tensors: what became of each weight. means: see `averages`.
     """
 
     stock: bytes
@@ -53,8 +52,7 @@ def export_tflite(
     Raises ExportError for a model that has no int8 TFLite form.
     """
     fixed = batch_one(model)
-    with ExitStack() as tracing:
-        averaged = tracing.enter_context(averages_as_means(fixed)) if means else []
+    with averages_as_means(fixed, means) as averaged:
         stock = convert_int8(fixed, samples)
     floats = read_model(float_file or convert_float(fixed))
     work = requantize(read_model(stock), floats, weights)

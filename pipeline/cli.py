@@ -132,7 +132,7 @@ def _options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--out", help="Run directory. [runs/MODEL-DATA]"),
         click.option("--formats", "--format", callback=_names, metavar="F[,F]", help="tflite, onnx, onnx-int8, c (firmware). [tflite,onnx]"),
         click.option("--tables", help="Value tables in .tflite: shared or per-channel. [shared]"),
-        click.option("--averages", help="Averages of whole maps in .tflite: mean, finer in int8, or pool. [mean]"),
+        click.option("--averages", help="Averages of whole maps in int8: mean, whose result is finer, or pool. [mean]"),
         click.option("--targets", callback=_names, metavar="T[,T…]", help="See `edgepalette targets`. [all installed that need not be named]"),
         click.option("--threads", type=int, help="Threads of host targets. [1]"),
         click.option("--force", is_flag=True, help="Repeat everything."),

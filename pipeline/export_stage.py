@@ -35,6 +35,7 @@ def run_export(session: Session, clusters: int) -> None:
     """Write every format asked for."""
     recipe, data = session.recipe, session.data
     tflite = "tflite" in recipe.export.formats
+    means = recipe.export.averages == "mean"
     session.fresh()
     model = open_saved(
         session.path(layout.of_clusters(clusters, layout.CLUSTERED_MODEL)), recipe.model.source
@@ -54,7 +55,7 @@ def run_export(session: Session, clusters: int) -> None:
             samples,
             Tables(recipe.export.tables),
             float_file,
-            means=recipe.export.averages == "mean",
+            means,
         )
         # refused before anything is written
         firmware = generate_firmware(files.palette) if layout.C in recipe.export.formats else None
@@ -77,8 +78,7 @@ def run_export(session: Session, clusters: int) -> None:
             "means": list(files.means),
         }
         _say_sizes(session, "tflite", report["tflite"])
-        for name in files.means:
-            session.progress.detail(f"  tflite: {name} is computed as MEAN: {MEAN_REASON}")
+        _say_means(session, "tflite", files.means)
         for fallback in files.fallbacks:
             session.progress.say(
                 f"  left as the converter wrote it: {fallback.name}: {fallback.reason}"
@@ -94,7 +94,7 @@ def run_export(session: Session, clusters: int) -> None:
     if "onnx-int8" in recipe.export.formats:
         from ..export.onnx_int8 import export_onnx_int8
 
-        int8_files = export_onnx_int8(model, weights, samples)
+        int8_files = export_onnx_int8(model, weights, samples, means)
         report["onnx-int8"] = _write_onnx(session, clusters, "onnx-int8", int8_files)
     write_json(folder / layout.EXPORT_REPORT, report)
 
@@ -112,8 +112,10 @@ def _write_onnx(session: Session, clusters: int, form: str, files: OnnxFiles) ->
         "packed_bytes": len(pack(files.palette)),
         "contents": renamed(inspect_file(paths[1]), {}),
         "initializers": [asdict(entry) for entry in files.initializers],
+        "means": list(files.means),
     }
     _say_sizes(session, form, report)
+    _say_means(session, form, files.means)
     return report
 
 
@@ -133,6 +135,11 @@ def _say_sizes(session: Session, form: str, report: dict[str, Any]) -> None:
         f"  {form}: palette {palette / 1e3:.1f} KB, dense {dense / 1e3:.1f} KB ({palette / dense:.2f} ×), "
         f"packed for transport {report['packed_bytes'] / 1e3:.1f} KB"
     )
+
+
+def _say_means(session: Session, form: str, names: tuple[str, ...]) -> None:
+    for name in names:
+        session.progress.detail(f"  {form}: {name} is {MEAN_REASON}")
 
 
 def _deploy(session: Session, folder: Path, palette: bytes) -> None:

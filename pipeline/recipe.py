@@ -85,8 +85,8 @@ class ClusterSection(_Section):
 
 class ExportSection(_Section):
     """`tables`: shared, or per-channel for runtimes that do not read shared ones. calibration: training examples.
-    averages: of whole maps, as MEAN, whose int8 result is finer, or as AVERAGE_POOL_2D like TensorFlow's converter.
 
+    averages: of whole maps, by operators whose int8 result is finer, or by pooling as the converters have it.
     formats: c, the firmware of the palette .tflite, brings tflite with it.
     """
 

@@ -7,11 +7,15 @@ from typing import Any
 
 import keras
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from edgepalette.export.averages import averages_as_means
+from edgepalette.export.clustered import clustered_weights
 from edgepalette.export.firmware.graph import OPERATOR_NAMES
+from edgepalette.export.onnx_int8 import export_onnx_int8
 from edgepalette.export.tflite import TfliteFiles
 from edgepalette.export.tflite_schema import read_model
 
@@ -57,6 +61,25 @@ def test_an_average_of_the_whole_map_is_rounded_by_its_own_scale(
     assert "AVERAGE_POOL_2D" not in scales
     before, after = scales["MEAN"]
     assert after < before / 4
+
+
+def test_in_int8_onnx_too() -> None:
+    model = pooled(layers.AveragePooling2D(8, name="whole"))
+    files = export_onnx_int8(model, clustered_weights(model), SAMPLES)
+    assert files.means == ("whole",)
+    graph = onnx.load_from_string(files.dense).graph
+    values = {
+        one.name: float(numpy_helper.to_array(one)) for one in graph.initializer if not one.dims
+    }
+    makers = {name: node for node in graph.node for name in node.output}
+    readers = {name: node for node in graph.node for name in node.input}
+    (pool,) = [node for node in graph.node if node.op_type == "GlobalAveragePool"]
+    before = values[makers[pool.input[0]].input[1]]
+    after = values[readers[pool.output[0]].input[1]]
+    assert after < before / 4
+    kept = export_onnx_int8(model, clustered_weights(model), SAMPLES, means=False)
+    assert kept.means == ()
+    assert any(n.op_type == "AveragePool" for n in onnx.load_from_string(kept.dense).graph.node)
 
 
 @pytest.mark.parametrize(
