@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from .expand_onnx import MAX_EXPANSION, Constants
-from .onnx_palette import captured_names, is_matrix
+from .onnx_palette import captured_names, is_weight
 from .share import Part, Share, gathered
 
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
@@ -109,9 +109,9 @@ def account_onnx(model: Any, length: int, palettes: Mapping[str, OnnxPalette]) -
 
 
 def _dense(initializer: Any) -> tuple[Part, str]:
-    if initializer.data_type not in _FLOATS:
-        return Part.CONSTANTS, ""
-    return (Part.DENSE, initializer.name) if is_matrix(initializer) else (Part.BIASES, "")
+    if is_weight(initializer):
+        return Part.DENSE, initializer.name
+    return (Part.BIASES if initializer.data_type in _FLOATS else Part.CONSTANTS), ""
 
 
 def dense_initializers(model: Any, palettes: Mapping[str, OnnxPalette]) -> Iterator[Any]:

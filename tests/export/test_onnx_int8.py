@@ -22,6 +22,7 @@ from edgepalette.export.clustered import clustered_weights
 from edgepalette.export.expand_onnx import expand_onnx
 from edgepalette.export.onnx_int8 import export_onnx_int8
 from edgepalette.export.onnx_palette import OnnxFiles
+from edgepalette.pipeline.inspection import inspect_file
 
 Run = Callable[..., Any]
 Opened = Callable[[Path, NDArray[np.float32]], dict[str, Any]]
@@ -178,6 +179,19 @@ def test_weights_that_are_not_clustered_are_int8_all_the_same(
     matrices = [report for report in files.initializers if len(report.shape) > 1]
     assert len(matrices) == 4
     assert all(report.dense_bytes == np.prod(report.shape) for report in matrices)
+
+
+def test_inspection_names_weights_that_stay_int8(
+    prepared: Callable[[Any], None], samples: NDArray[np.float32], tmp_path: Path
+) -> None:
+    files = export_onnx_int8(kernels(prepared), [], samples)
+    path = tmp_path / "int8.onnx"
+    path.write_bytes(files.palette)
+    rows = {row["name"]: row for row in inspect_file(path)["tensors"]}
+    dense = {report.name for report in files.initializers if report.encoding == "dense"}
+    assert dense
+    assert dense <= set(rows)
+    assert all(rows[name]["type"] == "INT8" for name in dense)
 
 
 def test_several_inputs_are_refused() -> None:
