@@ -16,6 +16,7 @@ from ..errors import DataError
 from .channels import is_depthwise
 from .compensation import LinearMap, compensate
 from .plan import ClusterPlan, PlannedWeight
+from .replaced_call import replaced_call
 
 # elements unfolded for one product
 PATCHED = 1 << 23
@@ -177,7 +178,7 @@ def _pair(values: Any) -> tuple[int, ...]:
 
 @contextmanager
 def _recorded(layer: Any) -> Iterator[list[Any]]:
-    """The inputs of every call of a layer, wherever in a model it stands; Keras has no hook for that."""
+    """The inputs of every call of a layer."""
     seen: list[Any] = []
     plain = layer.call
 
@@ -185,9 +186,5 @@ def _recorded(layer: Any) -> Iterator[list[Any]]:
         seen.append(inputs)
         return plain(inputs, *args, **kwargs)
 
-    # past Keras' tracking of attributes
-    object.__setattr__(layer, "call", call)
-    try:
+    with replaced_call(layer, call):
         yield seen
-    finally:
-        object.__delattr__(layer, "call")

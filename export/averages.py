@@ -7,9 +7,11 @@ trained as int8 runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
+
+from ..cluster.replaced_call import replaced_call
 
 MEAN_REASON = "computed as a mean of the whole map, whose int8 result has a scale of its own"
 
@@ -30,12 +32,12 @@ def averages_as_means(model: Any, wanted: bool = True) -> Iterator[list[str]]:
             if type(layer) not in kinds or layer.data_format != "channels_last":
                 continue
             if layer.padding == "valid":
-                restored.enter_context(_as_mean(layer, found))
+                restored.enter_context(replaced_call(layer, _mean_of(layer, found)))
         yield found
 
 
-@contextmanager
-def _as_mean(layer: Any, found: list[str]) -> Iterator[None]:
+def _mean_of(layer: Any, found: list[str]) -> Callable[[Any], Any]:
+    """What computes a pooling layer, as a mean wherever it covers its whole input."""
     import tensorflow as tf
 
     plain = layer.call
@@ -48,9 +50,4 @@ def _as_mean(layer: Any, found: list[str]) -> Iterator[None]:
             found.append(layer.name)
         return tf.reduce_mean(inputs, axis=list(range(1, len(size) + 1)), keepdims=True)
 
-    # past Keras' tracking of attributes
-    object.__setattr__(layer, "call", call)
-    try:
-        yield
-    finally:
-        object.__delattr__(layer, "call")
+    return call

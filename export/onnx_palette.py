@@ -63,7 +63,10 @@ class InitializerReport:
 
 @dataclass(frozen=True, eq=False)
 class OnnxFiles:
-    """The same model dense and with palettes, and what each weight became. means: see `averages`."""
+    """The same model dense and with palettes, and what each weight became.
+
+    means: layers whose averages became GlobalAveragePool.
+    """
 
     dense: bytes
     palette: bytes

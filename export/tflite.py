@@ -25,7 +25,7 @@ class TfliteFiles:
     """The files of one model.
 
     stock: what TensorFlow's converter writes. dense: lean, with the palettes' values. palette: the same in DECODE form.
-    requantized, fallbacks, tensors: what became of each weight. means: see `averages`.
+    requantized, fallbacks, tensors: what became of each weight. means: layers whose averages became MEAN.
     """
 
     stock: bytes

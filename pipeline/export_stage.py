@@ -50,12 +50,7 @@ def run_export(session: Session, clusters: int) -> None:
         from ..export.tflite import export_tflite
 
         files = export_tflite(
-            model,
-            weights,
-            samples,
-            Tables(recipe.export.tables),
-            float_file,
-            means,
+            model, weights, samples, Tables(recipe.export.tables), float_file, means
         )
         # refused before anything is written
         firmware = generate_firmware(files.palette) if layout.C in recipe.export.formats else None
