@@ -79,6 +79,8 @@ def strip_clustering(model: Any) -> Any:
         plain = keras.optimizers.LossScaleOptimizer(
             plain, outer.initial_scale, outer.dynamic_growth_steps
         )
+    # Keras builds it when it loads the model, and warns of a file that has no state for it
+    plain.build(model.trainable_variables)
     _recompile(model, plain)
     return model
 

@@ -139,6 +139,19 @@ def test_a_model_trained_under_a_loss_scale_can_be_stripped(
     assert (model.optimizer.initial_scale, model.optimizer.dynamic_growth_steps) == (8.0, 3)
 
 
+def test_a_stripped_file_loads_whole_with_its_optimizer(
+    build: Build, pictures: Pictures, labels: Labels, tmp_path: Path
+) -> None:
+    """Keras warns of an optimizer saved without state, and warnings are errors here."""
+    model = strip_clustering(trained(build, "functional", pictures, labels))
+    model.save(tmp_path / "plain.keras")
+    loaded = keras.models.load_model(tmp_path / "plain.keras")
+    assert type(loaded.optimizer) is keras.optimizers.Adam
+    np.testing.assert_array_equal(
+        loaded.predict(pictures, verbose=0), model.predict(pictures, verbose=0)
+    )
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_model_that_was_not_clustered_cannot_be_stripped(build: Build, compiled: bool) -> None:
     model = build("functional", **({"optimizer": "sgd", "loss": loss()} if compiled else {}))
