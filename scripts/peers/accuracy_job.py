@@ -152,9 +152,6 @@ class Job:
         }
         if MODES[self.mode].like_tfmot:
             options["cluster.learning_rate"] = self.rate
-            if self.clusters and not self.selective:
-                # a whole model: ours alone gives depthwise kernels more
-                options["cluster.layers"] = [{"pattern": DEPTHWISE, "clusters": self.clusters[0]}]
         return read_recipe(EXAMPLES / TASKS[self.task].recipe, options)
 
     def data(self) -> Dataset:
@@ -221,6 +218,22 @@ def configure_threads(threads: int) -> None:
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+def lines_of(job: Job, model: Any) -> list[dict[str, Any]]:
+    """The recipe's lines of layers: those of chosen kernels, all others skipped; of a whole model as a rule none.
+
+    Trained as tfmot does, a whole model's depthwise kernels get as many clusters as all others: ours gives them more.
+    """
+    if job.selective:
+        names = last_kernels(model, len(job.clusters))
+        chosen = zip(names, job.clusters, strict=True)
+        lines = [{"pattern": name, "clusters": number} for name, number in chosen]
+        return [{"pattern": "*", "skip": True}, *lines]
+    depthwise = any(type(layer).__name__ == DEPTHWISE for layer in model.layers)
+    if MODES[job.mode].like_tfmot and depthwise:
+        return [{"pattern": DEPTHWISE, "clusters": job.clusters[0]}]
+    return []
 
 
 def last_kernels(model: Any, count: int) -> list[str]:

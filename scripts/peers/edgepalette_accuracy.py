@@ -16,7 +16,7 @@ from typing import Any
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import keras
-from accuracy_job import LOSS, TASKS, Job, configure_threads, last_kernels, result
+from accuracy_job import LOSS, TASKS, Job, configure_threads, lines_of, result
 
 from edgepalette import recalibrate_batchnorm, strip_clustering
 from edgepalette.cluster.weights import layer_weights
@@ -64,7 +64,7 @@ def clustered(job: Job, data: Dataset) -> tuple[Any, dict[str, int], float]:
     """The start clustered as stage cluster of a run does it: (plain model, clusters by weight, seconds)."""
     recipe = job.recipe()
     model = load_model(job.file)
-    section = selected(job, recipe.cluster, model)
+    section = section_of(job, model)
     plan = plan_of(model, job.clusters[0], section, model_gains(model), job.seed)
     task = task_of(model, data, LOSS)
     baseline = load_model(job.file) if section.distill else None
@@ -78,17 +78,9 @@ def clustered(job: Job, data: Dataset) -> tuple[Any, dict[str, int], float]:
     return model, {planned.weight.name: planned.clusters for planned in plan.clustered}, seconds
 
 
-def selected(job: Job, section: ClusterSection, model: Any) -> ClusterSection:
-    """The section with a line per chosen layer, all others skipped; as it is for a whole model."""
-    if not job.selective:
-        return section
-    names = last_kernels(model, len(job.clusters))
-    lines = [
-        {"pattern": name, "clusters": number}
-        for name, number in zip(names, job.clusters, strict=True)
-    ]
-    layers = [{"pattern": "*", "skip": True}, *lines]
-    return changed(job.recipe(), {"cluster.layers": layers}).cluster
+def section_of(job: Job, model: Any) -> ClusterSection:
+    """The recipe's section, with the job's lines of the model's layers."""
+    return changed(job.recipe(), {"cluster.layers": lines_of(job, model)}).cluster
 
 
 def main(text: str) -> None:

@@ -8,11 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgepalette.pipeline.cluster_stage import plan_of
 from edgepalette.pipeline.data import Dataset
+from edgepalette.pipeline.recipe import changed
+from edgepalette.pipeline.zoo import ZOO
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
-from peers.accuracy_job import fresh_test, split  # a program, not a part of the package
+# a program, not a part of the package
+from peers.accuracy_job import MODES, TASKS, Job, fresh_test, lines_of, split
 
 LABELS = np.arange(60) // 20
 
@@ -49,3 +53,23 @@ def test_too_few_examples_for_a_fresh_test_set_are_named(data: Dataset) -> None:
         fresh_test(data, chosen_on=55)
     with pytest.raises(ValueError, match="fewer examples must be left out than there are"):
         fresh_test(data, chosen_on=60)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("mode", [name for name, mode in MODES.items() if not mode.tfmot])
+@pytest.mark.parametrize("clusters", [(4,), (8, 8, 8)])
+def test_every_cell_of_ours_has_a_plan(task: str, mode: str, clusters: tuple[int, ...]) -> None:
+    """Depthwise kernels count as all others where we train as tfmot does; networks without any have a row too."""
+    job = Job(task, mode, clusters, len(clusters) > 1, 0, 0, 0, 0, 1, 0, 1e-4, "", "", 1)
+    recipe = job.recipe()
+    network = ZOO[recipe.model.source]
+    model = network.build(network.input_shape, 10)
+    section = changed(recipe, {"cluster.layers": lines_of(job, model)}).cluster
+    plan = plan_of(model, clusters[0], section)
+    depthwise = [p for p in plan.clustered if p.weight.layer_type == "DepthwiseConv2D"]
+    if job.selective:
+        assert [p.clusters for p in plan.clustered] == [8, 8, 8]
+    else:
+        assert {p.clusters for p in depthwise} <= {4 if MODES[mode].like_tfmot else 16}
+        assert {p.clusters for p in plan.clustered if p not in depthwise} == {4}
+        assert bool(depthwise) == (task == "ds-cnn-l")
