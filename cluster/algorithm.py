@@ -15,12 +15,15 @@ import tensorflow as tf
 from .aggregation import GradientAggregation
 from .channels import Channels
 from .nearest import nearest_bytes
+from .palette import MAX_CLUSTERS
 from .side_by_side import is_large, side_by_side
 
 # rows the gradient is folded into for DenseBincount: a fixed number keeps the sums bit-reproducible
 BINCOUNT_ROWS = 64
 # sums a bin of a large weight has, taken in turn: an addition need not wait for the one before, to the same bin
 LANES = 8
+# of the smallest type that is summed: float32
+SUMMED_BYTES = 4
 
 
 def centroid_gradient(
@@ -68,6 +71,9 @@ def cluster_sizes(indices: Any, clusters: int, dtype: Any) -> Any:
 
 def _row_sums(weights: Any, bins: Any, clusters: int) -> Any:
     """Sums of the weights in every bin of each row, (rows, clusters)."""
+    if weights.dtype.size < SUMMED_BYTES:
+        # no operator sums these, and sums of many members would have few digits
+        return tf.cast(_row_sums(tf.cast(weights, tf.float32), bins, clusters), weights.dtype)
     if not is_large(weights):
         return tf.raw_ops.DenseBincount(
             input=tf.cast(bins, tf.int32), size=clusters, weights=weights
@@ -96,7 +102,7 @@ def _compiled_sums(clusters: int, weights_type: str, bins_type: str) -> Any:
 class ClusteringAlgorithm:
     """Shared centroids of one weight, with their forward and backward rules.
 
-    clusters_centroids: (K,) tensor or variable; or (channels, K), a row per output channel.
+    clusters_centroids: (K,) tensor or variable, K up to 256; or (channels, K), a row per output channel.
     cluster_gradient_aggregation: how members' gradients make a centroid's.
     data_format: for the per-channel form, where the weight's channels are: None or "channels_last" for the
         last axis, "channels_first" for the first.
@@ -118,6 +124,10 @@ class ClusteringAlgorithm:
             raise ValueError(
                 "clusters_centroids must have shape (K,) or (channels, K), "
                 f"got {tuple(clusters_centroids.shape)}"
+            )
+        if not 1 <= int(clusters_centroids.shape[-1]) <= MAX_CLUSTERS:
+            raise ValueError(
+                f"clusters_centroids must be 1 to {MAX_CLUSTERS} values, got {clusters_centroids.shape[-1]}"
             )
         self.cluster_centroids = clusters_centroids
         self.cluster_gradient_aggregation = GradientAggregation(cluster_gradient_aggregation)
@@ -195,11 +205,13 @@ class ClusteringAlgorithm:
 
     def _gather(self, centroids: Any, indices: Any) -> Any:
         """Lookup whose gradient is the reproducible `centroid_gradient`, not a scatter."""
+        shape = tf.convert_to_tensor(indices).shape
 
         @tf.custom_gradient  # type: ignore[untyped-decorator] # TF has no stubs
         def lookup(values: Any) -> Any:
+            # a step traced for any batch size may not know the gradient's shape
             return self.look_up(values, indices), lambda gradient: self._centroid_gradient(
-                gradient, indices, GradientAggregation.SUM
+                tf.reshape(gradient, shape), indices, GradientAggregation.SUM
             )
 
         return lookup(centroids)

@@ -8,6 +8,8 @@ from typing import Any
 
 import keras
 
+from ..errors import DataError
+
 # attributes by which Keras' noise layers say how much they disturb: at 0 they pass their input on
 NOISE_ATTRIBUTES = ("rate", "stddev", "dropout", "recurrent_dropout")
 
@@ -17,6 +19,7 @@ def recalibrate_batchnorm(model: Any, batches: Iterable[Any]) -> int:
 
     batches: model inputs, each at least 32 examples for a variance worth having; labels are not needed.
     Weights and everything else stay as they are; noise layers are silent meanwhile. Returns the number of layers.
+    Raises DataError without a batch.
     """
     layers = [
         layer for layer in _layers(model) if isinstance(layer, keras.layers.BatchNormalization)
@@ -25,11 +28,15 @@ def recalibrate_batchnorm(model: Any, batches: Iterable[Any]) -> int:
     if not trained:
         return 0
     with _silent_noise(model), _restored([(layer, "momentum") for layer in trained]):
-        for seen, batch in enumerate(batches):
+        seen = 0
+        for batch in batches:
             for layer in trained:
                 # the running mean over batches: new = old·n/(n+1) + batch/(n+1)
                 layer.momentum = seen / (seen + 1)
             model(batch, training=True)
+            seen += 1
+    if not seen:
+        raise DataError("BatchNorm statistics need at least one batch of inputs, got none")
     return len(trained)
 
 

@@ -60,14 +60,12 @@ def initialize(
 
 def linear(sample: Sample, clusters: int) -> Float:
     """K values evenly spaced from the smallest to the largest weight, both included."""
-    return np.linspace(
-        float(sample.values[0]), float(sample.values[-1]), clusters, dtype=np.float64
-    )
+    return np.linspace(sample.least, sample.most, clusters, dtype=np.float64)
 
 
 def uniform(sample: Sample, clusters: int, random: np.random.Generator) -> Float:
     """K values drawn evenly between the smallest and the largest weight."""
-    return np.sort(random.uniform(sample.values[0], sample.values[-1], clusters))
+    return np.sort(random.uniform(sample.least, sample.most, clusters))
 
 
 def density_based(sample: Sample, clusters: int) -> Float:

@@ -8,7 +8,7 @@ import keras
 
 from ..errors import ModelError
 from .backend import require_tensorflow_backend
-from .optimizer import ClusteringOptimizer
+from .optimizer import ClusteringOptimizer, clustering_optimizer
 from .plan import ClusterPlan
 
 
@@ -26,8 +26,12 @@ def cluster_weights(
     `fit` keeps the values shared; compile first for clustering-aware training. An uncompiled model is only clustered.
     refresh, refresh_every, centroid_rate, damping: as ClusteringOptimizer has them.
     A planned weight that does not train (a frozen layer's) is clustered once and stays.
+    The optimizer goes on from its own original weights: after assigning others (`set_weights`, an early stop that
+    restores the best) call this again with a plan of them before training on.
+    Raises ModelError for a plan of another model.
     """
     require_tensorflow_backend()
+    _check_plan(model, plan)
     compiled = bool(getattr(model, "compiled", False))
     trained = {id(variable) for variable in model.trainable_variables} if compiled else set()
     for planned in plan.clustered:
@@ -41,9 +45,8 @@ def cluster_weights(
             inner = outer.inner_optimizer
         if isinstance(inner, ClusteringOptimizer):
             inner = inner.plain_optimizer()
-        inner = type(inner).from_config(inner.get_config())
         optimizer = ClusteringOptimizer(
-            inner,
+            _unbuilt(inner),
             plan,
             refresh=refresh,
             refresh_every=refresh_every,
@@ -67,14 +70,13 @@ def strip_clustering(model: Any) -> Any:
     """
     optimizer = getattr(model, "optimizer", None)
     outer = optimizer if isinstance(optimizer, keras.optimizers.LossScaleOptimizer) else None
-    if outer is not None:
-        optimizer = outer.inner_optimizer
-    if not isinstance(optimizer, ClusteringOptimizer):
+    clustering = clustering_optimizer(optimizer)
+    if clustering is None:
         raise ModelError(
             "strip_clustering needs a model trained under a ClusteringOptimizer, "
             f"got one whose optimizer is {type(optimizer).__name__}; call cluster_weights(model, plan) first"
         )
-    plain = optimizer.plain_optimizer()
+    plain = clustering.plain_optimizer()
     if outer is not None:
         plain = keras.optimizers.LossScaleOptimizer(
             plain, outer.initial_scale, outer.dynamic_growth_steps
@@ -83,6 +85,25 @@ def strip_clustering(model: Any) -> Any:
     plain.build(model.trainable_variables)
     _recompile(model, plain)
     return model
+
+
+def _check_plan(model: Any, plan: ClusterPlan) -> None:
+    own = {id(variable) for variable in model.variables}
+    foreign = [p.weight.name for p in plan.clustered if id(p.weight.variable) not in own]
+    if foreign:
+        raise ModelError(
+            f"the plan must be of this model or of one it shares its layers with, got {foreign[0]} of another; "
+            "make it by ClusterPlan.of(model, …)"
+        )
+
+
+def _unbuilt(optimizer: Any) -> Any:
+    """A new optimizer of the same settings, and of the same exclusions from weight decay, which are no part of those."""
+    anew = type(optimizer).from_config(optimizer.get_config())
+    for name in ("_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"):
+        if hasattr(optimizer, name):
+            setattr(anew, name, getattr(optimizer, name))
+    return anew
 
 
 def _recompile(model: Any, optimizer: Any) -> None:

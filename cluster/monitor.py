@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ModelError
-from .optimizer import ClusteringOptimizer
+from .optimizer import clustering_optimizer
 from .variable import ClusteredVariable
 
 FIGURES = ("movement", "churn", "error", "in_use")
@@ -78,15 +78,13 @@ class ClusteringMonitor(keras.callbacks.Callback):
             print_monitor([row for row in self.rows if row.epoch == last])
 
     def _variables(self) -> tuple[ClusteredVariable, ...]:
-        optimizer = self.model.optimizer
-        if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-            optimizer = optimizer.inner_optimizer
-        if not isinstance(optimizer, ClusteringOptimizer):
+        found = clustering_optimizer(self.model.optimizer)
+        if found is None:
             raise ModelError(
                 "ClusteringMonitor needs a model trained under a ClusteringOptimizer, "
-                f"got {type(optimizer).__name__}; call cluster_weights(model, plan) first"
+                f"got {type(self.model.optimizer).__name__}; call cluster_weights(model, plan) first"
             )
-        return optimizer.clustered_variables
+        return found.clustered_variables
 
     def _log(self, rows: list[MonitorRow], epoch: int) -> None:
         import tensorflow as tf

@@ -41,6 +41,8 @@ class _Place:
     position: int
     clusters: int
     initialization: str
+    # unknown in what earlier versions saved
+    shape: tuple[int, ...] | None = None
     axes: tuple[int, ...] | None = None
     signed: bool = False
     pin_zero: bool = False
@@ -53,6 +55,7 @@ class _Place:
             position,
             planned.clusters,
             planned.initialization.value,
+            tuple(planned.weight.shape),
             None if planned.channels is None else planned.channels.axes,
             planned.signs is not None,
             planned.pin_zero,
@@ -62,8 +65,8 @@ class _Place:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> _Place:
-        axes = config["axes"]
-        return cls(**{**config, "axes": None if axes is None else tuple(axes)})
+        lists = {name: config.get(name) for name in ("shape", "axes")}
+        return cls(**{**config, **{n: None if v is None else tuple(v) for n, v in lists.items()}})
 
 
 class _Clustered:
@@ -92,7 +95,8 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
     damping: what pulls each original weight to its centroid, λ·(W - c[index]) beside its gradient; a number or a Keras
         schedule over steps. Without it weights swing about the borders, the more the longer training lasts (Nagel et
         al. 2022, Overcoming Oscillations in Quantization-Aware Training).
-    Raises ModelError for another backend, a loss scale inside, or moving averages together with accumulation.
+    Raises ModelError for another backend, a loss scale inside, moving averages together with accumulation or with a
+    centroid_rate below 1 (averages would hold steps the centroids did not take), and numbers out of range.
     """
 
     def __init__(
@@ -118,8 +122,15 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
                 "clustering takes an optimizer that keeps moving averages or accumulates gradients, got one that does "
                 "both; drop use_ema or gradient_accumulation_steps"
             )
-        if refresh_every < 1:
-            raise ModelError(f"refresh_every must be at least 1 step, got {refresh_every}")
+        if inner_optimizer.use_ema and centroid_rate != 1:
+            raise ModelError(
+                "an optimizer that keeps moving averages takes centroids by whole steps, "
+                f"got use_ema with centroid_rate {centroid_rate}; drop one of them"
+            )
+        if refresh_every != int(refresh_every) or refresh_every < 1:
+            raise ModelError(
+                f"refresh_every must be a number of steps, 1 or more, got {refresh_every}"
+            )
         if not centroid_rate >= 0:
             raise ModelError(f"centroid_rate must not be negative, got {centroid_rate}")
         if (
@@ -143,6 +154,7 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
             )
         self.aggregation = aggregation
         self._places: tuple[_Place, ...] = ()
+        self._exempt: list[Any] = []
         self._clustered = _Clustered(())
 
     def build(self, var_list: Sequence[Any]) -> None:
@@ -156,8 +168,8 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         self._clustered = _Clustered(
             [self._add(place, var_list[place.position]) for place in self._places]
         )
-        exempt = [v for v in var_list if not self.inner_optimizer._use_weight_decay(v)]
-        replaced = self._replace(exempt)
+        self._exempt = [v for v in var_list if not self.inner_optimizer._use_weight_decay(v)]
+        replaced = self._replace(self._exempt)
         self.inner_optimizer.exclude_from_weight_decay(
             var_list=[*replaced, *(v.centroids for v in self._clustered.variables)]
         )
@@ -292,7 +304,19 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         config = self.inner_optimizer.get_config()
         for option in TAKEN_OVER:
             config[option] = getattr(self, option)
-        return type(self.inner_optimizer).from_config(config)
+        plain = type(self.inner_optimizer).from_config(config)
+        plain.exclude_from_weight_decay(var_list=self._exempt)
+        return plain
+
+    def load_own_variables(self, store: Any) -> None:
+        """Keras', which would warn and go on from the weights a model starts with if the state does not fit."""
+        if len(store.keys()) != len(self.variables):
+            raise ModelError(
+                f"a clustered model's training state must fit its trainable weights, got {len(store.keys())} saved "
+                f"variables for {len(self.variables)}: layers were frozen or thawed after clustering; "
+                "load with compile=False, compile, and call cluster_weights(model, plan) again"
+            )
+        super().load_own_variables(store)
 
     def _add(self, place: _Place, kernel: Any) -> ClusteredVariable:
         """The state of one kernel: new values from the plan, or space for those of a saved optimizer."""
@@ -379,6 +403,13 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         return tf.equal((self.iterations + 1) % self.refresh_every, 0)
 
 
+def clustering_optimizer(optimizer: Any) -> ClusteringOptimizer | None:
+    """The optimizer itself, or the one inside a loss scale, if it clusters."""
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
+    return optimizer if isinstance(optimizer, ClusteringOptimizer) else None
+
+
 def _small_integers() -> tuple[str, str]:
     """Types of signs and of indices: a byte each, but for workers, whose first broadcast knows no bytes."""
     if isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
@@ -389,6 +420,8 @@ def _small_integers() -> tuple[str, str]:
 def _places(plan: ClusterPlan | Sequence[_Place], var_list: Sequence[Any]) -> tuple[_Place, ...]:
     """The planned weights by position; those not trained (a frozen layer's) have none."""
     if not isinstance(plan, ClusterPlan):
+        for place in plan:
+            _check_place(place, var_list)
         return tuple(plan)
     positions = {id(variable): position for position, variable in enumerate(var_list)}
     return tuple(
@@ -396,6 +429,16 @@ def _places(plan: ClusterPlan | Sequence[_Place], var_list: Sequence[Any]) -> tu
         for planned in plan.clustered
         if id(planned.weight.variable) in positions
     )
+
+
+def _check_place(place: _Place, var_list: Sequence[Any]) -> None:
+    found = tuple(var_list[place.position].shape) if place.position < len(var_list) else None
+    if found is None or place.shape not in (None, found):
+        raise ModelError(
+            f"trainable weight {place.position} must have the shape {place.shape or 'it was saved with'}, "
+            f"got {'none' if found is None else found}: layers were frozen or thawed after clustering; "
+            "load with compile=False, compile, and call cluster_weights(model, plan) again"
+        )
 
 
 def _of_signed(constraint: Any, signs: Any) -> Any:

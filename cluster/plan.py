@@ -23,8 +23,8 @@ from .weights import LayerWeight, layer_weights
 CLUSTERED_NAMES = frozenset(
     {"kernel", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel", "embeddings"}
 )
-# a depthwise kernel is a few weights per channel, each channel with its own spread: fewer values cost accuracy and
-# save next to nothing
+# a depthwise kernel is a few weights per channel, each channel with its own spread: fewer values for all of them cost
+# accuracy and save next to nothing
 LEAST_DEPTHWISE_CLUSTERS = 16
 # a kernel with this part of exact zeros was pruned, and stays so
 SPARSE_PART = 0.3
@@ -170,20 +170,22 @@ class ClusterPlan:
     ) -> ClusterPlan:
         """The plan for a built Keras model; of several overrides that match, the last one counts.
 
-        Depthwise kernels no override speaks of get at least 16 clusters. Weights of layers that are not Keras' own
+        Depthwise kernels no override speaks of get at least 16 clusters, if not per channel. Weights of layers that are not Keras' own
         are clustered if they have two dimensions or more and are not called bias.
 
         per_channel: values of its own for every output channel.
         min_size: weights of fewer elements are left alone, unless an override names them.
         preserve_sparsity: in a kernel of which 30 % or more is 0, what is 0 stays 0.
         int8: hold the values on the grid of int8 while training.
-        sensitivity: by weight name, as `sensitivities` gives them. seed: of initialisations that are drawn.
+        sensitivity: by weight name, as `sensitivities` gives them; others count all elements the same.
+        seed: of initialisations that are drawn.
         gains: by weight name, what each element is multiplied by in the deployed model (BatchNorm's factor, say), in
         the weight's shape. A negative one flips the element's sign before clustering, one that is 0 pins a centroid
         to 0: then the products need no more values than the weight has clusters.
 
         Raises RecipeError for a number of clusters outside 2–256 or a pattern that names nothing, ModelError for a
-        model with nothing to cluster or a weight to cluster that is not finite.
+        model with nothing to cluster, a weight to cluster that is not finite, or sensitivities that are not finite or of
+        no weight to cluster.
         """
         for number in [
             clusters,
@@ -201,7 +203,10 @@ class ClusterPlan:
         for weight in layer_weights(model):
             lines = [line for line in overrides if line.matches(weight)]
             unused = [line for line in unused if line not in lines]
-            asked = lines[-1].clusters if lines else _default_clusters(weight, clusters)
+            own = next((e.per_channel for e in reversed(lines) if e.per_channel is not None), None)
+            apart = per_channel if own is None else own
+            default = clusters if apart else _default_clusters(weight, clusters)
+            asked = lines[-1].clusters if lines else default
             reason = _reason_to_keep(weight, asked, 0 if lines else min_size)
             if reason is not None or asked is None:
                 kept.append(KeptWeight(weight, reason or "skipped by the recipe"))
@@ -211,8 +216,14 @@ class ClusterPlan:
                     f"every weight to cluster must be finite, got NaN or infinity in {weight.name}; "
                     "train the model again with a smaller learning rate, or skip the weight"
                 )
-            own = next((e.per_channel for e in reversed(lines) if e.per_channel is not None), None)
-            channels = _channels(weight) if (per_channel if own is None else own) else None
+            channels = _channels(weight) if apart else None
+            row = 0 if channels is None else prod(weight.shape) // channels.count
+            if 0 < row <= asked:
+                reason = (
+                    f"each of its channels has {row} elements, no more than their {asked} clusters"
+                )
+                kept.append(KeptWeight(weight, reason))
+                continue
             # a table of its own takes a negative gain as it is
             gain = (gains or {}).get(weight.name) if channels is None else None
             sparse = preserve_sparsity and _is_sparse(weight)
@@ -237,6 +248,7 @@ class ClusterPlan:
                 f"its layers: {', '.join(sorted({w.layer_name for w in layer_weights(model)}))}"
             )
         plan = cls(tuple(clustered), tuple(kept), aggregation)
+        _check_sensitivity(sensitivity or {}, plan)
         if not clustered:
             raise ModelError(
                 "the model must have a weight to cluster, got none:\n"
@@ -255,6 +267,15 @@ def check_clusters(clusters: int) -> None:
         raise RecipeError(
             f"the number of clusters must lie between 2 and {MAX_CLUSTERS}, got {clusters}"
         )
+
+
+def _check_sensitivity(felt: Mapping[str, NDArray[np.float32]], plan: ClusterPlan) -> None:
+    planned = [entry.weight.name for entry in plan.clustered]
+    for name, values in felt.items():
+        if name not in planned:
+            raise ModelError(f"sensitivity must be of weights to cluster, got {name!r}; they are {', '.join(planned)}")  # fmt: skip
+        if not np.isfinite(values).all():
+            raise ModelError(f"sensitivity must be finite, got NaN or infinity for {name}; measure it on other batches")  # fmt: skip
 
 
 def _signs(gain: NDArray[np.float64]) -> NDArray[np.int8] | None:
@@ -284,6 +305,10 @@ def _reason_to_keep(weight: LayerWeight, clusters: int | None, min_size: int) ->
         return f"{weight.variable.name} of {weight.layer_type} is not clustered"
     if str(weight.variable.dtype) != "float32":
         return f"its type is {weight.variable.dtype}, float32 is clustered"
+    if getattr(weight.layer, "lora_enabled", False):
+        return "its layer adds LoRA matrices to it, which would undo the sharing; merge them first"
+    if not weight.variable.numpy().any():
+        return "all its elements are 0; train the model before it is clustered"
     size = prod(weight.shape)
     if clusters is not None and size <= clusters:
         return f"it has {size} elements, no more than its {clusters} clusters"

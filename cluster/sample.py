@@ -29,6 +29,7 @@ class Sample:
     Of a weight of more than 2^18 elements, neighbours in rank are one element with the sums of all: a cluster may end
     a few elements away from where it would. Memory beside the cells: one sorted copy, with a sensitivity its order and
     masses as well (24 bytes an element).
+    least, most: the smallest and the largest element; a cell lies where its middle one is.
     """
 
     values: NDArray[Any]
@@ -36,6 +37,8 @@ class Sample:
     first: Float
     second: Float
     center: float
+    least: float
+    most: float
 
     @classmethod
     def of(cls, weight: NDArray[Any], sensitivity: NDArray[Any] | None = None) -> Sample:
@@ -52,7 +55,8 @@ class Sample:
         mass, first, second = (_prefix(part) for part in sums)
         # a cell is where its middle element is, the last one where its last is
         middles = np.minimum(np.arange(len(mass) - 1) * together + together // 2, len(values) - 1)
-        return cls(values[middles], mass, first, second, center)
+        least, most = float(values[0]), float(values[-1])
+        return cls(values[middles], mass, first, second, center, least, most)
 
     @property
     def size(self) -> int:

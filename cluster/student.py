@@ -93,8 +93,15 @@ class Student(keras.Model):
 
     def train_step(self, data: Any) -> Any:
         """Keras', on what the teacher gives."""
+        return super().train_step(self._by_teacher(data))
+
+    def test_step(self, data: Any) -> Any:
+        """Keras', on what the teacher gives as well: how far from it the model is."""
+        return super().test_step(self._by_teacher(data))
+
+    def _by_teacher(self, data: Any) -> tuple[Any, Any, Any]:
         inputs, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        return super().train_step((inputs, self.taught(inputs), sample_weight))
+        return inputs, self.taught(inputs), sample_weight
 
     def compute_loss(
         self,

@@ -15,6 +15,8 @@ from .backend import require_tensorflow_backend
 BITS = 8
 # how slowly a range follows the batches (Jacob et al. 2018, Quantization and Training of Neural Networks)
 MOMENTUM = 0.99
+# XLA makes NaN of a range that is empty, as that of activations that are all zero
+LEAST_HIGH = 1e-20
 # layers whose output has the scale of their input, or is none at all on a device
 PASSING = frozenset(
     {
@@ -82,9 +84,8 @@ class FakeQuantized(keras.layers.Layer):
         values = tf.cast(inputs, tf.float32)
 
         def rounded() -> Any:
-            return tf.quantization.fake_quant_with_min_max_vars(
-                values, self.low.value, self.high.value, BITS
-            )
+            high = tf.maximum(self.high.value, LEAST_HIGH)
+            return tf.quantization.fake_quant_with_min_max_vars(values, self.low.value, high, BITS)
 
         if training:
             self._follow(values)

@@ -16,7 +16,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from ..cluster.monitor import ClusteringMonitor
-from ..cluster.optimizer import ClusteringOptimizer
+from ..cluster.optimizer import clustering_optimizer
 from ..errors import ModelError
 from .data import Dataset
 from .files import replacing
@@ -100,7 +100,7 @@ def train(
         model.optimizer.build(model.trainable_variables)
     history = _restore(model, checkpoint, key)
     targets = task.training_labels(labels)
-    clusters = isinstance(model.optimizer, ClusteringOptimizer)
+    clusters = clustering_optimizer(model.optimizer) is not None
     monitor = ClusteringMonitor(verbose=False) if clusters else None
     steps = math.ceil(len(targets) / schedule.batch_size)
     done = len(history) * steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -211,3 +212,40 @@ def test_wrong_arguments_are_named() -> None:
         ClusteringAlgorithm(tf.constant([1.0]), data_format="NCHW")
     with pytest.raises(ValueError, match=r"shape \(K,\) or \(channels, K\), got \(1, 1, 1\)"):
         ClusteringAlgorithm(tf.constant([[[1.0]]]))
+
+
+def test_more_centroids_than_a_byte_counts_are_refused() -> None:
+    with pytest.raises(ValueError, match="must be 1 to 256 values, got 257"):
+        ClusteringAlgorithm(tf.zeros(257))
+
+
+class OwnLayer(keras.layers.Layer):
+    """A dense layer of the user's, whose weight shares four values."""
+
+    def build(self, shape: Any) -> None:
+        self.weight = self.add_weight(shape=(shape[-1], 3), name="weight")
+        self.centroids = self.add_weight(shape=(4,), name="centroids")
+        self.centroids.assign([-0.6, -0.2, 0.2, 0.6])
+
+    def call(self, inputs: Any) -> Any:
+        weight = tf.convert_to_tensor(self.weight)
+        algorithm = ClusteringAlgorithm(tf.convert_to_tensor(self.centroids))
+        indices = algorithm.get_pulling_indices(weight)
+        return tf.matmul(inputs, algorithm.get_clustered_weight(indices, weight))
+
+
+@pytest.mark.filterwarnings("ignore:.*underlying_.*:DeprecationWarning")
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("shape", [(6,), (5, 6)])
+def test_a_layer_of_the_users_trains_in_every_precision(
+    policy: str, shape: tuple[int, ...]
+) -> None:
+    """The last batch is a smaller one, so that steps are traced for any number of examples."""
+    model = keras.Sequential([keras.Input(shape), OwnLayer(dtype=policy)])
+    model.compile("sgd", "mse")
+    before = model.layers[0].centroids.numpy()
+    x = np.random.default_rng(0).normal(size=(20, *shape)).astype(np.float32)
+    model.fit(x, np.ones((*x.shape[:-1], 3), np.float32), batch_size=8, verbose=0)
+    after = model.layers[0].centroids.numpy()
+    assert np.isfinite(after).all()
+    assert (after != before).all()

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgepalette.cluster.batchnorm import recalibrate_batchnorm
+from edgepalette.errors import DataError
 
 Build = Callable[..., Any]
 # Keras sums a batch of 32 float32 values for a mean, in another order than numpy does
@@ -140,3 +141,10 @@ def test_a_model_without_batchnorm_has_none_to_recalibrate(
     assert recalibrate_batchnorm(model, [pictures]) == 0
     for ours, theirs in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_no_batch_is_an_error(batches: list[NDArray[np.float32]]) -> None:
+    used = iter(batches)
+    list(used)
+    with pytest.raises(DataError, match="at least one batch of inputs, got none"):
+        recalibrate_batchnorm(stacked(), used)

@@ -276,3 +276,9 @@ def test_squared_error_is_the_sum_over_the_nearest(
 ) -> None:
     naive = np.square(weight[:, None] - centroids).min(axis=1).sum()
     assert squared_error(weight, centroids) == pytest.approx(naive, rel=1e-12, abs=1e-6)
+
+
+def test_evenly_spaced_values_of_large_weights_start_at_the_ends() -> None:
+    weight = np.random.default_rng(0).standard_t(2, size=MOST_CELLS * 4).astype(np.float32)
+    first = linear(weight, 16)
+    assert (first[0], first[-1]) == (weight.min(), weight.max())

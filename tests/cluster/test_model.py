@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from edgepalette.cluster.model import cluster_weights, strip_clustering
@@ -193,3 +194,87 @@ assert not any(name.startswith("edgepalette") for name in sys.modules)
     np.testing.assert_array_equal(
         np.load(tmp_path / "predicted.npy"), model.predict(pictures, verbose=0)
     )
+
+
+def test_the_plan_of_another_model_is_refused_and_changes_nothing(build: Build) -> None:
+    planned, other = build("functional"), build("functional", optimizer="sgd", loss=loss())
+    before = planned.get_weights()
+    with pytest.raises(ModelError, match="got rows/kernel of another; make it by"):
+        cluster_weights(other, ClusterPlan.of(planned, 4))
+    for now, value in zip(planned.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, value)
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_what_the_user_excluded_from_weight_decay_stays_excluded(
+    build: Build, by_name: bool
+) -> None:
+    """In training with shared values, after another clustering and after stripping."""
+    model = build("functional")
+    head = model.get_layer("head")
+    optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+    if by_name:
+        optimizer.exclude_from_weight_decay(var_names=["bias"])
+    else:
+        optimizer.exclude_from_weight_decay(var_list=[head.bias])
+    model.compile(optimizer, loss())
+    for _ in range(2):
+        cluster_weights(model, ClusterPlan.of(model, 4))
+    for _ in range(2):
+        head.bias.assign(np.ones(head.bias.shape))
+        branch = model.get_layer("branch").bias
+        branch.assign(np.ones(branch.shape))
+        model.optimizer.apply(
+            [tf.zeros(v.shape) for v in model.trainable_variables], model.trainable_variables
+        )
+        np.testing.assert_array_equal(head.bias.numpy(), 1)
+        assert (branch.numpy() == 1).all() == by_name
+        if isinstance(model.optimizer, ClusteringOptimizer):
+            strip_clustering(model)
+
+
+@pytest.mark.parametrize("left", ["some", "one"])
+def test_a_model_frozen_after_clustering_does_not_load_into_other_weights(
+    build: Build, pictures: Pictures, labels: Labels, tmp_path: Path, left: str
+) -> None:
+    """Its state has no place then: Keras alone would train on from the weights the model was made with."""
+    model = trained(build, "functional", pictures, labels)
+    for layer in model.layers:
+        layer.trainable = layer.name == "head" or (left == "some" and layer.name == "branch")
+    model.save(tmp_path / "frozen.keras")
+    with pytest.raises((ModelError, ValueError), match="frozen or thawed after clustering"):
+        keras.models.load_model(tmp_path / "frozen.keras")
+    loaded = keras.models.load_model(tmp_path / "frozen.keras", compile=False)
+    np.testing.assert_array_equal(loaded(pictures), model(pictures))
+
+
+@pytest.mark.slow
+def test_training_goes_on_in_a_new_process_to_the_same_bits(
+    build: Build, pictures: Pictures, labels: Labels, tmp_path: Path
+) -> None:
+    """Keras finds the optimizer's class once edgepalette has been asked for it."""
+    model = trained(build, "functional", pictures, labels)
+    model.save(tmp_path / "half.keras")
+    np.savez(tmp_path / "data.npz", x=pictures, y=labels)
+    code = """
+from edgepalette import ClusteringOptimizer
+import keras, numpy as np
+data = np.load("data.npz")
+model = keras.models.load_model("half.keras")
+assert type(model.optimizer) is ClusteringOptimizer
+model.run_eagerly = True
+model.fit(data["x"], data["y"], batch_size=16, shuffle=False, verbose=0)
+np.savez("end.npz", *model.get_weights())
+"""
+    model.fit(pictures, labels, batch_size=16, shuffle=False, verbose=0)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "end.npz") as end:
+        for ours, theirs in zip(end.values(), model.get_weights(), strict=True):
+            np.testing.assert_array_equal(ours, theirs)

@@ -402,6 +402,11 @@ def test_moving_averages_with_accumulation_are_refused() -> None:
         ClusteringOptimizer(inner, ClusterPlan.of(dense_model(), K))
 
 
+def test_moving_averages_with_a_part_of_the_step_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"got use_ema with centroid_rate 0\.5"):
+        ClusteringOptimizer(SGD(use_ema=True), ClusterPlan.of(dense_model(), K), centroid_rate=0.5)
+
+
 @pytest.mark.parametrize("make", [lambda: SGD(0.5), lambda: keras.optimizers.Adam(0.05)])
 def test_centroids_take_the_part_of_the_step_asked_for(make: Callable[[], Any]) -> None:
     part = 0.25
@@ -461,9 +466,10 @@ def test_indices_are_refreshed_every_so_many_steps(every: int) -> None:
     np.testing.assert_array_equal(indices, nearest_reference(original, centroids))
 
 
-def test_refreshing_every_no_steps_is_refused() -> None:
-    with pytest.raises(ModelError, match="refresh_every must be at least 1 step, got 0"):
-        ClusteringOptimizer(SGD(), ClusterPlan.of(dense_model(), K), refresh_every=0)
+@pytest.mark.parametrize("every", [0, 1.5])
+def test_refreshing_every_no_steps_or_a_part_of_one_is_refused(every: Any) -> None:
+    with pytest.raises(ModelError, match=f"must be a number of steps, 1 or more, got {every}"):
+        ClusteringOptimizer(SGD(), ClusterPlan.of(dense_model(), K), refresh_every=every)
 
 
 @pytest.mark.parametrize("aggregation", list(GradientAggregation))

@@ -11,6 +11,7 @@ import pytest
 
 from edgepalette.cluster.aggregation import GradientAggregation
 from edgepalette.cluster.centroids import Initialization
+from edgepalette.cluster.model import cluster_weights
 from edgepalette.cluster.plan import ClusterPlan, Override
 from edgepalette.errors import ModelError, RecipeError
 
@@ -286,3 +287,58 @@ def test_a_layer_read_twice_has_one_entry(build: Build) -> None:
 def test_sublayers_of_a_subclassed_model_are_found_in_attributes_and_lists(build: Build) -> None:
     plan = ClusterPlan.of(build("subclassed"), 8)
     assert clusters_of(plan) == {"convolution/kernel": 8, "head/kernel": 8}
+
+
+def test_a_kernel_that_is_all_zero_is_left_alone_and_not_taken_for_pruned(build: Build) -> None:
+    model = build("sequential")
+    kernel = model.get_layer("head").kernel
+    kernel.assign(np.zeros(kernel.shape))
+    reasons = reasons_of(ClusterPlan.of(model, 4))
+    assert reasons["head/kernel"] == (
+        "all its elements are 0; train the model before it is clustered"
+    )
+
+
+def test_channels_of_no_more_elements_than_clusters_are_left_alone(build: Build) -> None:
+    """A depthwise kernel has 9 elements a channel here: values of its own for each are no sharing."""
+    plan = ClusterPlan.of(build("sequential"), 9, per_channel=True)
+    assert reasons_of(plan)["depthwise/kernel"] == (
+        "each of its channels has 9 elements, no more than their 9 clusters"
+    )
+    assert "conv/kernel" in clusters_of(plan)
+    # its channels share nothing, so that nothing is gained by giving them more than was asked for
+    assert (
+        clusters_of(ClusterPlan.of(build("sequential"), 8, per_channel=True))["depthwise/kernel"]
+        == 8
+    )
+
+
+@pytest.mark.parametrize("data_format", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_a_convolutions_channels_are_its_filters_whatever_its_format_and_bias(
+    data_format: str, use_bias: bool
+) -> None:
+    """tfmot leaves kernels without a bias out, and takes another axis where activations come channels first."""
+    convolution = keras.layers.Conv2D(5, 3, data_format=data_format, use_bias=use_bias)
+    convolution.build((None, 7, 7, 7))
+    model = keras.Sequential([convolution])
+    model.build((None, 7, 7, 7))
+    cluster_weights(model, ClusterPlan.of(model, 4, per_channel=True))
+    filters = np.moveaxis(convolution.kernel.numpy(), -1, 0)
+    assert [len(np.unique(row)) for row in filters] == [4] * 5
+    assert len(np.unique(filters)) == 20
+
+
+def test_a_layer_with_lora_matrices_is_left_alone(build: Build) -> None:
+    model = build("sequential")
+    model.get_layer("head").enable_lora(1)
+    assert "merge them first" in reasons_of(ClusterPlan.of(model, 4))["head/kernel"]
+
+
+def test_sensitivities_must_be_numbers_and_of_weights_to_cluster(build: Build) -> None:
+    model = build("functional")
+    ones = np.ones(model.get_layer("head").kernel.shape, np.float32)
+    with pytest.raises(ModelError, match="of weights to cluster, got 'haed/kernel'; they are rows"):
+        ClusterPlan.of(model, 4, sensitivity={"haed/kernel": ones})
+    with pytest.raises(ModelError, match="must be finite, got NaN or infinity for head/kernel"):
+        ClusterPlan.of(model, 4, sensitivity={"head/kernel": ones * np.nan})

@@ -128,3 +128,15 @@ def test_mixed_precision_compares_in_single_precision(images: Any) -> None:
     student.compile("adam", "mse")
     losses = [float(student.train_on_batch(images, NOTHING)) for _ in range(20)]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_a_student_is_measured_by_its_teacher_too(images: Any, mirrored: bool) -> None:
+    """By `evaluate` and by `fit` with data to validate on; its labels are not looked at."""
+    teacher = with_activations(small(1))
+    student = compiled(Student(with_activations(small(0)), teacher, mirrored=mirrored))
+    apart = student.evaluate(images, NOTHING, verbose=0)
+    history = student.fit(images, NOTHING, validation_data=(images, NOTHING), verbose=0).history
+    assert history["val_loss"][0] < apart
+    itself = compiled(Student(teacher, teacher))
+    assert itself.evaluate(images, NOTHING, verbose=0) < apart

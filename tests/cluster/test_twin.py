@@ -142,3 +142,19 @@ def test_integer_inputs_stay_integers() -> None:
     twin = int8_twin(model)
     assert twin.rounded == ("table",)
     assert twin.model(np.zeros((2, 6), np.int32), training=True).shape == (2, 2)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_activations_that_are_all_zero_stay_numbers(jit_compile: bool) -> None:
+    model = keras.Sequential(
+        [
+            keras.Input((5,)),
+            layers.Dense(4, activation="relu", bias_initializer=keras.initializers.Constant(-99.0)),
+            layers.Dense(3),
+        ]
+    )
+    twin = int8_twin(model).model
+    twin.compile("sgd", "mse", jit_compile=jit_compile)
+    x = np.random.default_rng(0).normal(size=(16, 5)).astype(np.float32)
+    history = twin.fit(x, np.ones((16, 3), np.float32), epochs=2, verbose=0).history
+    assert np.isfinite(history["loss"]).all()

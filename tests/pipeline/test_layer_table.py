@@ -26,6 +26,8 @@ Made by `tests/pipeline/test_layer_table.py`: a small model of each type is clus
 steps, stripped, saved, loaded by plain Keras and exported. "palette" means that all its clustered weights lie in the
 file as palettes; otherwise the cell says how many do, and why the others stay dense. Every weight of a layer not listed
 here is left alone and named, but for those of your own layers, which are clustered if they have two dimensions or more.
+Recurrent layers are unrolled here (`unroll=True`, as int8 and firmware want them): as a loop, a .tflite has their weights in
+a subgraph, where they stay dense.
 
 | layer | clustered weights | strips, saves, loads | .tflite, int8 | .onnx |
 |---|---|---|---|---|

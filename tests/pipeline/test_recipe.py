@@ -163,3 +163,13 @@ def test_an_unreadable_recipe_says_why(tmp_path: Path) -> None:
 def test_the_run_directory_is_named_by_model_and_data(model: str, data: str, folder: str) -> None:
     recipe = recipe_of({"model": {"source": model}, "data": {"source": data}}, "here")
     assert recipe.directory == Path("runs") / folder
+
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_examples_are_recipes_that_cluster(path: Path) -> None:
+    recipe = read_recipe(path, {})
+    assert recipe != Recipe()
+    assert recipe.cluster.clusters

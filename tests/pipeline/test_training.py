@@ -243,3 +243,18 @@ def test_outputs_of_many_inputs_are_those_of_one_batch(data: Dataset) -> None:
     assert outputs.dtype == np.float32
     # float32 sums of another batch size
     np.testing.assert_allclose(outputs, np.tile(predict(model, data.x_train), (8, 1)), atol=1e-6)
+
+
+def test_training_under_a_loss_scale_says_what_became_of_the_clusters(
+    data: Dataset, tmp_path: Path
+) -> None:
+    """As Keras compiles a model of mixed_float16: the loss scale stands around the clustering."""
+    model, task = prepared(data, False)
+    optimizer = keras.optimizers.LossScaleOptimizer(adam(SCHEDULE, EXAMPLES), 8.0)
+    model.compile(optimizer, task.loss)
+    cluster_weights(model, ClusterPlan.of(model, 4))
+    path = tmp_path / "c.npz"
+    history = train(model, data.x_train, data.y_train, task, ONE_EPOCH, path, "k", Progress(-1))
+    assert {row["weight"].rsplit("/", 2)[-2] for row in history[0]["clustering"]} == {
+        layer.name for layer in model.layers if hasattr(layer, "kernel")
+    }
