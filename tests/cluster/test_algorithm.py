@@ -226,6 +226,8 @@ class OwnLayer(keras.layers.Layer):
         self.weight = self.add_weight(shape=(shape[-1], 3), name="weight")
         self.centroids = self.add_weight(shape=(4,), name="centroids")
         self.centroids.assign([-0.6, -0.2, 0.2, 0.6])
+        # every centroid has members
+        self.weight.assign(np.linspace(-0.7, 0.7, 18).reshape(6, 3))
 
     def call(self, inputs: Any) -> Any:
         weight = tf.convert_to_tensor(self.weight)
