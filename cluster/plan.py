@@ -170,8 +170,8 @@ class ClusterPlan:
     ) -> ClusterPlan:
         """The plan for a built Keras model; of several overrides that match, the last one counts.
 
-        Depthwise kernels no override speaks of get at least 16 clusters, if not per channel. Weights of layers that are not Keras' own
-        are clustered if they have two dimensions or more and are not called bias.
+        Depthwise kernels no override speaks of get at least 16 clusters, if not per channel. Weights of layers that are
+        not Keras' own are clustered if they have two dimensions or more and are not called bias.
 
         per_channel: values of its own for every output channel.
         min_size: weights of fewer elements are left alone, unless an override names them.
