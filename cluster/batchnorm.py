@@ -29,12 +29,11 @@ def recalibrate_batchnorm(model: Any, batches: Iterable[Any]) -> int:
         return 0
     with _silent_noise(model), _restored([(layer, "momentum") for layer in trained]):
         seen = 0
-        for batch in batches:
+        for seen, batch in enumerate(batches, 1):
             for layer in trained:
-                # the running mean over batches: new = old·n/(n+1) + batch/(n+1)
-                layer.momentum = seen / (seen + 1)
+                # the running mean over n batches: new = old·(n-1)/n + batch/n
+                layer.momentum = (seen - 1) / seen
             model(batch, training=True)
-            seen += 1
     if not seen:
         raise DataError("BatchNorm statistics need at least one batch of inputs, got none")
     return len(trained)

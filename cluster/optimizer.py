@@ -33,6 +33,12 @@ TAKEN_OVER = (
     "gradient_accumulation_steps",
 )
 
+# why a saved state does not fit its model, and what to do
+FROZEN_SINCE = (
+    "were layers frozen or thawed after clustering? Load with compile=False, compile, and call "
+    "cluster_weights(model, plan) again"
+)
+
 
 @dataclass(frozen=True)
 class _Place:
@@ -313,8 +319,7 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         if len(store.keys()) != len(self.variables):
             raise ModelError(
                 f"a clustered model's training state must fit its trainable weights, got {len(store.keys())} saved "
-                f"variables for {len(self.variables)}: layers were frozen or thawed after clustering; "
-                "load with compile=False, compile, and call cluster_weights(model, plan) again"
+                f"variables for {len(self.variables)}; {FROZEN_SINCE}"
             )
         super().load_own_variables(store)
 
@@ -436,8 +441,7 @@ def _check_place(place: _Place, var_list: Sequence[Any]) -> None:
     if found is None or place.shape not in (None, found):
         raise ModelError(
             f"trainable weight {place.position} must have the shape {place.shape or 'it was saved with'}, "
-            f"got {'none' if found is None else found}: layers were frozen or thawed after clustering; "
-            "load with compile=False, compile, and call cluster_weights(model, plan) again"
+            f"got {'none' if found is None else found}; {FROZEN_SINCE}"
         )
 
 

@@ -185,7 +185,7 @@ class ClusterPlan:
 
         Raises RecipeError for a number of clusters outside 2–256 or a pattern that names nothing, ModelError for a
         model with nothing to cluster, a weight to cluster that is not finite, or sensitivities that are not finite or of
-        no weight to cluster.
+        no weight of the model.
         """
         for number in [
             clusters,
@@ -207,7 +207,7 @@ class ClusterPlan:
             apart = per_channel if own is None else own
             default = clusters if apart else _default_clusters(weight, clusters)
             asked = lines[-1].clusters if lines else default
-            reason = _reason_to_keep(weight, asked, 0 if lines else min_size)
+            reason = _reason_to_keep(weight, asked, 0 if lines else min_size, apart)
             if reason is not None or asked is None:
                 kept.append(KeptWeight(weight, reason or "skipped by the recipe"))
                 continue
@@ -217,13 +217,6 @@ class ClusterPlan:
                     "train the model again with a smaller learning rate, or skip the weight"
                 )
             channels = _channels(weight) if apart else None
-            row = 0 if channels is None else prod(weight.shape) // channels.count
-            if 0 < row <= asked:
-                reason = (
-                    f"each of its channels has {row} elements, no more than their {asked} clusters"
-                )
-                kept.append(KeptWeight(weight, reason))
-                continue
             # a table of its own takes a negative gain as it is
             gain = (gains or {}).get(weight.name) if channels is None else None
             sparse = preserve_sparsity and _is_sparse(weight)
@@ -270,10 +263,11 @@ def check_clusters(clusters: int) -> None:
 
 
 def _check_sensitivity(felt: Mapping[str, NDArray[np.float32]], plan: ClusterPlan) -> None:
-    planned = [entry.weight.name for entry in plan.clustered]
+    # of the weights left alone too: sensitivities measured once serve many plans
+    names = [p.weight.name for p in plan.clustered] + [k.weight.name for k in plan.kept]
     for name, values in felt.items():
-        if name not in planned:
-            raise ModelError(f"sensitivity must be of weights to cluster, got {name!r}; they are {', '.join(planned)}")  # fmt: skip
+        if name not in names:
+            raise ModelError(f"sensitivity must be of weights of the model, got {name!r}; they are {', '.join(names)}")  # fmt: skip
         if not np.isfinite(values).all():
             raise ModelError(f"sensitivity must be finite, got NaN or infinity for {name}; measure it on other batches")  # fmt: skip
 
@@ -297,7 +291,7 @@ def _is_sparse(weight: LayerWeight) -> bool:
     return float(np.mean(weight.variable.numpy() == 0)) >= SPARSE_PART
 
 
-def _reason_to_keep(weight: LayerWeight, clusters: int | None, min_size: int) -> str | None:
+def _reason_to_keep(weight: LayerWeight, clusters: int | None, min_size: int, per_channel: bool) -> str | None:  # fmt: skip
     """Why a weight stays as it is; None if it can be clustered."""
     if len(weight.shape) < 2:
         return f"{weight.variable.name} vectors stay as they are"
@@ -312,6 +306,9 @@ def _reason_to_keep(weight: LayerWeight, clusters: int | None, min_size: int) ->
     size = prod(weight.shape)
     if clusters is not None and size <= clusters:
         return f"it has {size} elements, no more than its {clusters} clusters"
+    row = size // _channels(weight).count if per_channel else size
+    if clusters is not None and row <= clusters:
+        return f"each of its channels has {row} elements, no more than their {clusters} clusters"
     if size < min_size:
         return f"it has {size} elements, fewer than the {min_size} asked for"
     return None

@@ -335,10 +335,13 @@ def test_a_layer_with_lora_matrices_is_left_alone(build: Build) -> None:
     assert "merge them first" in reasons_of(ClusterPlan.of(model, 4))["head/kernel"]
 
 
-def test_sensitivities_must_be_numbers_and_of_weights_to_cluster(build: Build) -> None:
+def test_sensitivities_must_be_numbers_and_of_weights_of_the_model(build: Build) -> None:
     model = build("functional")
     ones = np.ones(model.get_layer("head").kernel.shape, np.float32)
-    with pytest.raises(ModelError, match="of weights to cluster, got 'haed/kernel'; they are rows"):
+    with pytest.raises(
+        ModelError, match="of weights of the model, got 'haed/kernel'; they are rows"
+    ):
         ClusterPlan.of(model, 4, sensitivity={"haed/kernel": ones})
     with pytest.raises(ModelError, match="must be finite, got NaN or infinity for head/kernel"):
         ClusterPlan.of(model, 4, sensitivity={"head/kernel": ones * np.nan})
+    ClusterPlan.of(model, 4, [Override("head", None)], sensitivity={"head/kernel": ones})

@@ -14,6 +14,8 @@ from pydantic import BaseModel
 from edgepalette.errors import RecipeError
 from edgepalette.pipeline.recipe import Recipe, read_recipe, recipe_of
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
 
 def template() -> str:
     file = resources.files("edgepalette.pipeline.templates").joinpath("recipe.toml.j2")
@@ -163,9 +165,6 @@ def test_an_unreadable_recipe_says_why(tmp_path: Path) -> None:
 def test_the_run_directory_is_named_by_model_and_data(model: str, data: str, folder: str) -> None:
     recipe = recipe_of({"model": {"source": model}, "data": {"source": data}}, "here")
     assert recipe.directory == Path("runs") / folder
-
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.stem)
