@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .cluster.centroids import Initialization
     from .cluster.model import cluster_weights, strip_clustering
     from .cluster.monitor import ClusteringMonitor
+    from .cluster.moving_averages import SwapEMAWeights
     from .cluster.optimizer import ClusteringOptimizer
     from .cluster.palette import Palette
     from .cluster.plan import ClusterPlan, Override
@@ -35,6 +36,7 @@ _PUBLIC = {
     "Override": "cluster.plan",
     "Palette": "cluster.palette",
     "Student": "cluster.student",
+    "SwapEMAWeights": "cluster.moving_averages",
     "cluster_post_training": "cluster.post_training",
     "cluster_weights": "cluster.model",
     "int8_twin": "cluster.twin",
@@ -55,6 +57,7 @@ __all__ = [
     "Override",
     "Palette",
     "Student",
+    "SwapEMAWeights",
     "cluster_post_training",
     "cluster_weights",
     "int8_twin",

@@ -7,7 +7,7 @@ move both, refreshes the indices and writes c[indices] into the kernel: layers n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -81,6 +81,8 @@ class _Clustered:
     def __init__(self, variables: Sequence[ClusteredVariable]) -> None:
         self.variables = tuple(variables)
         self.by_kernel = {id(variable.kernel): variable for variable in self.variables}
+        # the kernels' values while moving averages are in the model
+        self.trained: list[Any] = []
 
 
 @keras.saving.register_keras_serializable("edgepalette")
@@ -148,7 +150,8 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         super().__init__(learning_rate=0.0, name=name, **taken)
         for option in taken:
             setattr(inner_optimizer, option, None)
-        self.inner_optimizer = inner_optimizer
+        # by Keras' usual name its callbacks would take this optimizer for a loss scale
+        self.wrapped = inner_optimizer
         self.refresh = refresh
         self.refresh_every = refresh_every
         self.centroid_rate = centroid_rate
@@ -174,14 +177,14 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
         self._clustered = _Clustered(
             [self._add(place, var_list[place.position]) for place in self._places]
         )
-        self._exempt = [v for v in var_list if not self.inner_optimizer._use_weight_decay(v)]
+        self._exempt = [v for v in var_list if not self.wrapped._use_weight_decay(v)]
         replaced = self._replace(self._exempt)
-        self.inner_optimizer.exclude_from_weight_decay(
+        self.wrapped.exclude_from_weight_decay(
             var_list=[*replaced, *(v.centroids for v in self._clustered.variables)]
         )
-        self.inner_optimizer.build(self._inner_variables(var_list))
+        self.wrapped.build(self._inner_variables(var_list))
         # built without it, so that it holds no gradients; Keras counts steps and schedules by it
-        self.inner_optimizer.gradient_accumulation_steps = self.gradient_accumulation_steps
+        self.wrapped.gradient_accumulation_steps = self.gradient_accumulation_steps
         super().build(list(var_list))
         for variable in self._clustered.variables:
             variable.write(True)
@@ -235,7 +238,7 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
 
     def _move(self, grads: Sequence[Any], variables: Sequence[Any]) -> None:
         """A step of the inner optimizer, which leaves accumulating to this one but counts as if it did it itself."""
-        inner = self.inner_optimizer
+        inner = self.wrapped
         if not self.gradient_accumulation_steps:
             inner.apply(grads, variables)
             return
@@ -248,13 +251,48 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         """Moving averages into W and c, then the kernels follow."""
-        self.inner_optimizer.finalize_variable_values(self._inner_variables(var_list))
+        self.wrapped.finalize_variable_values(self._inner_variables(var_list))
         self._write_kernels(self.refresh)
+
+    def swap_averages(self, averaged: bool) -> None:
+        """Exchange all that trains with its moving averages, exactly, and give the kernels the values of what comes in.
+
+        The indices training goes on from stay as they are.
+        averaged: whether it is the averages that come in; False takes them out again.
+        Raises ModelError for an optimizer that keeps none.
+        """
+        if not self.wrapped.use_ema:
+            raise ModelError(
+                f"swapping weights needs an optimizer that keeps their moving averages, got "
+                f"{type(self.wrapped).__name__} without; compile with use_ema=True"
+            )
+        self._to_averages(_exchange)
+        clustered = self._clustered
+        if averaged:
+            # kept, for a traced step may round the grid of int8 otherwise than this does
+            clustered.trained = [tf.identity(v.kernel.value) for v in clustered.variables]
+            values = [v.shared_values(self.refresh) for v in clustered.variables]
+        else:
+            values, clustered.trained = clustered.trained, []
+        for variable, value in zip(clustered.variables, values, strict=True):
+            variable.kernel.assign(value)
+
+    def keep_averages(self) -> None:
+        """What the weights hold now becomes their moving averages: after `swap_averages`, those that came out are gone."""
+        self._to_averages(lambda variable, average: average.assign(variable))
+
+    @property
+    def _model_variables_moving_average(self) -> Any:
+        """What Keras' SwapEMAWeights looks for; it would swap W and c and leave the kernels as they are."""
+        raise ModelError(
+            "keras.callbacks.SwapEMAWeights does not know weights that share values; "
+            "use edgepalette.SwapEMAWeights in its place"
+        )
 
     @property
     def variables(self) -> list[Any]:
         """Own variables and the inner optimizer's."""
-        return list(self._variables) + list(self.inner_optimizer.variables)
+        return list(self._variables) + list(self.wrapped.variables)
 
     @property
     def clustered_variables(self) -> tuple[ClusteredVariable, ...]:
@@ -264,11 +302,11 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
     @property
     def learning_rate(self) -> Any:
         """The inner optimizer's learning rate or schedule value."""
-        return self.inner_optimizer.learning_rate
+        return self.wrapped.learning_rate
 
     @learning_rate.setter
     def learning_rate(self, learning_rate: Any) -> None:
-        self.inner_optimizer.learning_rate = learning_rate
+        self.wrapped.learning_rate = learning_rate
 
     def get_config(self) -> dict[str, Any]:
         """Serializable once built: planned weights are named by their places among the trainable variables."""
@@ -307,10 +345,10 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
 
     def plain_optimizer(self) -> Any:
         """The inner optimizer's settings as the user gave them, in a new, unbuilt optimizer."""
-        config = self.inner_optimizer.get_config()
+        config = self.wrapped.get_config()
         for option in TAKEN_OVER:
             config[option] = getattr(self, option)
-        plain = type(self.inner_optimizer).from_config(config)
+        plain = type(self.wrapped).from_config(config)
         plain.exclude_from_weight_decay(var_list=self._exempt)
         return plain
 
@@ -322,6 +360,16 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
                 f"variables for {len(self.variables)}; {FROZEN_SINCE}"
             )
         super().load_own_variables(store)
+
+    def _to_averages(self, change: Callable[[Any, Any], object]) -> None:
+        """`change(variable, average)` of all that the inner optimizer updates, on every replica."""
+        inner = self.wrapped
+        for variable, average in zip(
+            inner._trainable_variables, inner._model_variables_moving_average, strict=True
+        ):
+            self._distribution_strategy.extended.update(
+                variable.value, change, args=(average.value,), group=False
+            )
 
     def _add(self, place: _Place, kernel: Any) -> ClusteredVariable:
         """The state of one kernel: new values from the plan, or space for those of a saved optimizer."""
@@ -413,6 +461,12 @@ def clustering_optimizer(optimizer: Any) -> ClusteringOptimizer | None:
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         optimizer = optimizer.inner_optimizer
     return optimizer if isinstance(optimizer, ClusteringOptimizer) else None
+
+
+def _exchange(one: Any, other: Any) -> None:
+    held = tf.identity(one)
+    one.assign(other)
+    other.assign(held)
 
 
 def _small_integers() -> tuple[str, str]:

@@ -52,6 +52,15 @@ class ClusteredVariable:
             original = original * tf.cast(self.mask.value, original.dtype)
         return original, centroids if self.free is None else centroids * self.free.value
 
+    def shared_values(self, nearest: bool) -> Any:
+        """The kernel's values by the centroids as they are: of the nearest ones, or of those the indices name."""
+        table = _table(tf.convert_to_tensor(self.centroids.value), self.int8)
+        if nearest:
+            _, values = self.algorithm.get_indices_and_values(self.original.value, table)
+        else:
+            values = self.algorithm.look_up(table, self.indices.value)
+        return _flip(values, self.signs)
+
     @property
     def state(self) -> tuple[Any, ...]:
         """The variables `write_into` takes, as TensorFlow's."""

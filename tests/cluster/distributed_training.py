@@ -1,6 +1,7 @@
 """A process of test_distribution: trains a clustered model and saves what every replica holds.
 
-python distributed_training.py one|mirrored|workers fit|loop FILE.npz; TF_CONFIG names the workers.
+python distributed_training.py one|mirrored|workers fit|averages|loop FILE.npz; TF_CONFIG names the workers.
+averages: as fit, with moving averages that are evaluated after every epoch.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from edgepalette import ClusterPlan, cluster_weights
+from edgepalette import ClusterPlan, SwapEMAWeights, cluster_weights
 
 GLOBAL_BATCH, EPOCHS = 32, 3
 COLLECTIVES = ("CollectiveReduce", "CollectiveGather", "CollectiveBcast")
@@ -38,17 +39,24 @@ def main(kind: str, how: str, file: str) -> None:
         model = keras.Sequential(
             [keras.Input((12,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(4)]
         )
-        model.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=False)
-        cluster_weights(model, ClusterPlan.of(model, 4), centroid_rate=0.5, damping=0.05)
+        averages = how == "averages"
+        model.compile(keras.optimizers.Adam(0.01, use_ema=averages), "mse", jit_compile=False)
+        rate = 1.0 if averages else 0.5
+        cluster_weights(model, ClusterPlan.of(model, 4), centroid_rate=rate, damping=0.05)
     random = np.random.default_rng(0)
     x = random.normal(size=(256, 12)).astype(np.float32)
     y = random.normal(size=(256, 4)).astype(np.float32)
-    if how == "fit":
-        model.fit(x, y, batch_size=GLOBAL_BATCH, epochs=EPOCHS, shuffle=False, verbose=0)
+    evaluated = {}
+    if how != "loop":
+        held_back = {"validation_data": (x, y), "callbacks": [SwapEMAWeights()]}
+        history = model.fit(
+            x, y, batch_size=GLOBAL_BATCH, epochs=EPOCHS, shuffle=False, verbose=0, **(held_back if averages else {})
+        ).history  # fmt: skip
+        evaluated = {"loss-0-0": np.array(history["val_loss"])} if averages else {}
         reductions = 0
     else:
         reductions = loop(model, strategy, x, y)
-    saved = {"reductions": np.array(reductions)}
+    saved = {"reductions": np.array(reductions), **evaluated}
     for number, variable in enumerate(model.optimizer.clustered_variables):
         for name in ("kernel", "original", "centroids", "indices"):
             value = getattr(variable, name).value

@@ -86,6 +86,15 @@ def test_two_replicas_train_to_the_weights_of_one(how: str, alone: State, tmp_pa
 
 
 @pytest.mark.slow
+def test_moving_averages_are_evaluated_on_two_replicas_as_on_one(tmp_path: Path) -> None:
+    files = {kind: tmp_path / f"{kind}.npz" for kind in ("one", "mirrored")}
+    states = {kind: finish(start(kind, "averages", file), file) for kind, file in files.items()}
+    assert "kernel-1-1" in states["mirrored"], "there must be two replicas"
+    assert len(set(states["one"]["loss-0-0"])) == 3
+    assert_alike(states["mirrored"], states["one"])
+
+
+@pytest.mark.slow
 def test_two_workers_train_to_the_weights_of_one(alone: State, tmp_path: Path) -> None:
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     files = [tmp_path / f"worker-{index}.npz" for index in range(2)]

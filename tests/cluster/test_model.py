@@ -68,7 +68,7 @@ def test_a_compiled_model_keeps_its_loss_and_metrics_and_a_copy_of_its_optimizer
     model = build("functional", optimizer=adam, loss=loss(), metrics=["accuracy"])
     cluster_weights(model, ClusterPlan.of(model, 4))
     assert isinstance(model.optimizer, ClusteringOptimizer)
-    assert model.optimizer.inner_optimizer is not adam
+    assert model.optimizer.wrapped is not adam
     assert model.optimizer.plain_optimizer().get_config() == adam.get_config()
     assert set(model.evaluate(pictures, labels, verbose=0, return_dict=True)) == {
         "loss",
@@ -121,7 +121,7 @@ def test_clustering_a_clustered_model_again_can_be_stripped_to_plain_keras(
     cluster_weights(model, ClusterPlan.of(model, 2))
     model.fit(pictures, labels, batch_size=16, verbose=0)
     assert all(len(np.unique(value)) <= 2 for value in kernels(model).values())
-    assert type(model.optimizer.inner_optimizer) is keras.optimizers.Adam
+    assert type(model.optimizer.wrapped) is keras.optimizers.Adam
     assert type(strip_clustering(model).optimizer) is keras.optimizers.Adam
 
 

@@ -283,7 +283,7 @@ def test_learning_rate_is_the_inner_optimizers_and_can_be_set() -> None:
     optimizer = optimizer_for(model, SGD(0.5))
     assert float(optimizer.learning_rate) == 0.5
     optimizer.learning_rate = 0.125
-    assert float(optimizer.inner_optimizer.learning_rate) == 0.125
+    assert float(optimizer.wrapped.learning_rate) == 0.125
     before, gradients = state(optimizer)[1], random_gradients(model)
     apply(optimizer, gradients, model)
     np.testing.assert_allclose(
@@ -355,7 +355,7 @@ def test_the_plan_of_another_frozen_layer_is_left_out() -> None:
 def test_an_optimizer_can_be_named_as_keras_names_them() -> None:
     model = dense_model()
     optimizer = optimizer_for(model, "adam")
-    assert isinstance(optimizer.inner_optimizer, keras.optimizers.Adam)
+    assert isinstance(optimizer.wrapped, keras.optimizers.Adam)
 
 
 def test_a_loss_scale_inside_is_refused_and_outside_it_works() -> None:
