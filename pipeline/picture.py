@@ -53,6 +53,10 @@ def size_quality_svg(rows: Sequence[Measurement]) -> str:
         axes.set_xlabel("file size, KB (1 KB = 1000 B)")
         axes.set_ylabel(points[0].metric if points else "")
         axes.set_xlim(left=0)
+        low, high = axes.get_ylim()
+        if points and points[0].metric == "accuracy" and high > 1:
+            # no share is above 1; a little room for its markers
+            axes.set_ylim(top=1 + 0.05 * (1 - low))
         axes.grid(alpha=0.25)
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
 

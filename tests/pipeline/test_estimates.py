@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -136,3 +137,9 @@ def test_rows_without_quality_are_left_out_of_the_picture() -> None:
         [baseline, MEASURED]
     )
     assert "float baseline" in size_quality_svg([baseline, ESTIMATED])
+
+
+def test_the_axis_of_accuracies_ends_at_1() -> None:
+    perfect = replace(MEASURED, value=1.0)
+    labels = re.findall(r">([01]\.\d+)<", size_quality_svg([perfect]))
+    assert max(map(float, labels)) == 1.0
