@@ -46,17 +46,17 @@ def main(kind: str, how: str, file: str) -> None:
     random = np.random.default_rng(0)
     x = random.normal(size=(256, 12)).astype(np.float32)
     y = random.normal(size=(256, 4)).astype(np.float32)
-    evaluated = {}
+    losses: list[float] = []
     if how != "loop":
-        held_back = {"validation_data": (x, y), "callbacks": [SwapEMAWeights()]}
+        evaluated = {"validation_data": (x, y), "callbacks": [SwapEMAWeights()]} if averages else {}
         history = model.fit(
-            x, y, batch_size=GLOBAL_BATCH, epochs=EPOCHS, shuffle=False, verbose=0, **(held_back if averages else {})
-        ).history  # fmt: skip
-        evaluated = {"loss-0-0": np.array(history["val_loss"])} if averages else {}
+            x, y, batch_size=GLOBAL_BATCH, epochs=EPOCHS, shuffle=False, verbose=0, **evaluated
+        ).history
+        losses = history.get("val_loss", [])
         reductions = 0
     else:
         reductions = loop(model, strategy, x, y)
-    saved = {"reductions": np.array(reductions), **evaluated}
+    saved = {"reductions": np.array(reductions), "loss-0-0": np.array(losses)}
     for number, variable in enumerate(model.optimizer.clustered_variables):
         for name in ("kernel", "original", "centroids", "indices"):
             value = getattr(variable, name).value
