@@ -280,6 +280,8 @@ class ClusteringOptimizer(keras.optimizers.Optimizer):
     def keep_averages(self) -> None:
         """What the weights hold now becomes their moving averages: after `swap_averages`, those that came out are gone."""
         self._to_averages(lambda variable, average: average.assign(variable))
+        # a callback used for another `fit` brings back what came out
+        self._clustered.trained = [tf.identity(v.kernel.value) for v in self._clustered.variables]
 
     @property
     def _model_variables_moving_average(self) -> Any:

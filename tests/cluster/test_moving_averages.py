@@ -112,6 +112,15 @@ def test_callbacks_at_an_epochs_end_see_what_training_would_end_in_there_if_aske
             assert value.tobytes() == expected.tobytes()
 
 
+def test_a_callback_serves_another_fit(build: Build, pictures: Pictures, labels: Labels) -> None:
+    undisturbed, model = averaging(build), averaging(build)
+    callback = SwapEMAWeights(swap_on_epoch=True)
+    for _ in range(2):
+        fit(undisturbed, pictures, labels, epochs=1)
+        fit(model, pictures, labels, callback, epochs=1)
+    assert bits(model) == bits(undisturbed)
+
+
 def test_averages_are_found_inside_a_loss_scale(
     build: Build, pictures: Pictures, labels: Labels
 ) -> None:
